@@ -314,11 +314,18 @@ spec.when string"#;
 
 const LISTENER: &str = r#"spec! object
 spec.api object
-spec.api.token! object
-spec.api.token.secretKeyRef object
-spec.api.token.secretKeyRef.key! string
-spec.api.token.secretKeyRef.name! string
-spec.api.token.value string
+spec.api.kubernetes object
+spec.api.port integer minimum=1024 maximum=65535 default=9465
+spec.api.tokens array maxItems=16
+spec.api.tokens[] object
+spec.api.tokens[].name! string
+spec.api.tokens[].role! string enum=["Read","Operate"]
+spec.api.tokens[].tenant string
+spec.api.tokens[].token! object
+spec.api.tokens[].token.secretKeyRef object
+spec.api.tokens[].token.secretKeyRef.key! string
+spec.api.tokens[].token.secretKeyRef.name! string
+spec.api.tokens[].token.value string
 spec.checkpoint object default={"interval":"250ms"}
 spec.checkpoint.interval string default=250ms
 spec.database! object

@@ -978,3 +978,70 @@ fn an_identity_begins_with_the_namespace() {
         );
     }
 }
+
+#[test]
+fn tokens_of_the_http_api_are_long_and_different() {
+    let api = |rest: &str| {
+        let good = format!("{LISTENER}  api: {{{rest}}}\n---{OBSERVER}");
+        let said = problems(&good);
+        said.iter()
+            .map(|one| one.replace("ObserverListener default/shop: spec.api", ""))
+            .collect::<Vec<_>>()
+    };
+    let token = |name: &str, value: &str, more: &str| {
+        format!("{{name: {name}, token: {{value: {value}}}, role: Read{more}}}")
+    };
+    let (one, other) = ("0123456789abcdef", "fedcba9876543210");
+    let both = |a: &str, b: &str| format!("tokens: [{a}, {b}]");
+    let old_and_new = both(
+        &token("old", one, ""),
+        &token("new", other, ", tenant: acme"),
+    );
+    assert_eq!(api(&old_and_new), [""; 0]);
+    assert_eq!(api("kubernetes: {}"), [""; 0]);
+    assert_eq!(
+        api("port: 9470"),
+        [": admits nobody; give `tokens`, or `kubernetes: {}` in a cluster"]
+    );
+    assert_eq!(
+        api(&both(&token("a", one, ""), &token("a", other, ""))),
+        [".tokens[1].name: is the name of another token too"]
+    );
+    assert_eq!(
+        api(&both(&token("a", one, ""), &token("b", one, ""))),
+        [".tokens[1].token: is the same as that of token `a`; give each its own"]
+    );
+    // A Secret that was read from a file ends in a line break, and may be empty.
+    let broken = format!("\"{one}\\n\"");
+    assert_eq!(
+        api(&both(&token("a", one, ""), &token("b", &broken, ""))),
+        [".tokens[1].token: is the same as that of token `a`; give each its own"]
+    );
+    for value in [
+        "''",
+        "\"\\n\"",
+        "\"0123456789 abcdef\"",
+        "\"0123456789\\nabcdef\"",
+    ] {
+        let said = api(&format!("tokens: [{}]", token("a", value, "")));
+        assert!(
+            said[0].contains("must be at least 16 letters"),
+            "{value}: {said:?}"
+        );
+    }
+    let short = api(&format!("tokens: [{}]", token("a", "short", "")));
+    assert_eq!(short.len(), 1);
+    assert!(
+        short[0].starts_with(".tokens[0].token.value: must be at least 16 letters")
+            && !short[0].contains("short"),
+        "{short:?}"
+    );
+    let role = token("a", one, "").replace("Read", "Root");
+    assert!(api(&format!("tokens: [{role}]"))[0].contains("Operate"));
+    assert!(api(&format!("tokens: [{}]", token("a", one, ", tenant: ''")))[0].contains("tenant"));
+    assert!(api(&format!("port: 80, tokens: [{}]", token("a", one, "")))[0].contains("port"));
+    let many: Vec<String> = (0..17)
+        .map(|n| token(&format!("t{n}"), &format!("{one}{n}"), ""))
+        .collect();
+    assert!(api(&format!("tokens: [{}]", many.join(", ")))[0].contains("16"));
+}

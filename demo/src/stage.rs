@@ -141,6 +141,7 @@ impl Stage<'_> {
             listener: LISTENER.to_owned(),
             member: process::member(),
             listen: None,
+            api_listen: None,
             metrics: Some(metrics.clone()),
         };
         let observers = watch::channel(Arc::new(observers)).1;

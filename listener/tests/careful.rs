@@ -6,7 +6,7 @@ use testkit::http_sink::{Behaviour, Sink};
 use crate::support::listener::{Config, Process};
 use crate::support::program::{Ended, command, command_by};
 use crate::support::rows::{all_told, change_rows, make_rows, rows_to};
-use crate::support::{all_is_behind, database};
+use crate::support::{all_is_behind, database, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_listener_is_neither_dropped_nor_reset() {
@@ -91,16 +91,23 @@ async fn job_worker_of_an_ended_process_is_not_alive() {
     let db = database().await;
     make_rows(&db.pool).await;
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
-    let config = Config::new(&db.url, "", &rows_to(&sink, "/hook"));
+    // So that its lease outlasts the test, however busy the machine is.
+    let spec = "  queue: {workerLeaseDuration: 10m}\n";
+    let config = Config::new(&db.url, spec, &rows_to(&sink, "/hook"));
     let process = Process::run(&config);
     change_rows(&db.pool, 1).await;
     all_told(&sink, 1).await;
+    // Its worker registers beside its deliveries, and may do so after them.
+    let registered =
+        "select count(*) from observer.job_worker where expires_at > clock_timestamp()";
+    eventually("a registered worker", async || {
+        (db.value::<i64>(registered).await == 1).then_some(())
+    })
+    .await;
     process.kill().await;
     // As of one that ended after it had registered and before it had claimed a shard.
     db.run("delete from observer.lease; update observer.checkpoint set holder = ''")
         .await;
-    let registered =
-        "select count(*) from observer.job_worker where expires_at > clock_timestamp()";
     assert_eq!(db.value::<i64>(registered).await, 1);
     let path = config.path();
     command(&["drop-listener", "--yes", "-f", path.to_str().unwrap()])

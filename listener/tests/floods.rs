@@ -4,8 +4,6 @@
 use std::sync::Arc;
 
 use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use testkit::certs::Certs;
 use testkit::http_sink::{Behaviour, Sink};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
@@ -16,6 +14,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::support::database;
 use crate::support::listener::{Config, Process, observer};
 use crate::support::memory::peak_mib;
+use crate::support::tls::server_settings;
 use crate::support::told::{keys_of, letters};
 
 /// Most that the listener may ever have taken, in MiB: twice of what it takes with nothing to do.
@@ -171,17 +170,8 @@ async fn messages_of_postgres_that_never_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_huge_message_that_an_encrypted_postgres_only_announces() {
     let certs = Certs::make();
-    let chain = CertificateDer::from_pem_slice(certs.server.0.as_bytes()).unwrap();
-    let key = PrivateKeyDer::from_pem_slice(certs.server.1.as_bytes()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let tls = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![chain], key)
-        .unwrap();
     let huge = Script {
-        tls: Some(Arc::new(tls)),
+        tls: Some(server_settings(&certs)),
         // So much would be filled with zeros at once.
         ..script(b"D\x40\0\0\0", b"a")
     };

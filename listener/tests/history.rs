@@ -1,5 +1,9 @@
 //! The history of events in Postgres: what the program writes of events and of what became of them.
 
+mod elasticsearch;
+mod jobs;
+mod losses;
+
 use std::collections::BTreeMap;
 
 use rand::SeedableRng;
@@ -11,7 +15,7 @@ use testkit::seed::seed;
 use crate::support::fleet::{LONG_LEASE, SAVE_OFTEN, SHORT_LEASE, run_for_a_while};
 use crate::support::listener::{Config, Process, observer, patient};
 use crate::support::writers::{Writers, make_table};
-use crate::support::{TestDb, database, eventually, while_progressing};
+use crate::support::{TestDb, database, eventually, while_progressing_or};
 
 const SEARCH: &str = "  search: {postgres: {}, redact: [secret], maxLag: 1h}\n";
 
@@ -44,7 +48,7 @@ fn delivery<'a>(document: &'a Value, observer: &str) -> &'a Value {
 
 /// Waits until the events of the log have documents that are all final, and returns how many.
 async fn all_final(db: &TestDb) -> i64 {
-    while_progressing("all events have documents that are final", async || {
+    let look = async || {
         let left: i64 = db
             .value(
                 "select (select count(*) from observer.change_log l where not exists (
@@ -52,11 +56,13 @@ async fn all_final(db: &TestDb) -> i64 {
                      + (select count(*) from observer.search_document where unfinished)",
             )
             .await;
-        if left == 0 {
-            Ok(())
-        } else {
-            Err(left.unsigned_abs())
-        }
+        if left == 0 { Ok(()) } else { Err(left) }
+    };
+    while_progressing_or(look, async || {
+        let left = look().await;
+        let one = "select coalesce(max(left(body, 2000)), 'none') from observer.search_document where unfinished";
+        let one: String = db.value(one).await;
+        format!("all events have documents that are final, but {left:?}; of those that are unfinished: {one}")
     })
     .await;
     let counts: (i64, i64) = sqlx::query_as(

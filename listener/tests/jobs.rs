@@ -25,12 +25,12 @@ const LONGER: &str = "  queue: {workerLeaseDuration: 20s}\n";
 /// The same where none dies.
 const LONG: &str = "  queue: {workerLeaseDuration: 10m}\n";
 
-async fn redis() -> PrivateRedis {
+pub(crate) async fn redis() -> PrivateRedis {
     PrivateRedis::start(&Options::default()).await.unwrap()
 }
 
 /// The same in Redis.
-fn in_redis(redis: &PrivateRedis) -> String {
+pub(crate) fn in_redis(redis: &PrivateRedis) -> String {
     let url = redis.url();
     format!(
         "  redis: {{url: {{value: \"{url}\"}}}}\n  queue: {{backend: Redis, workerLeaseDuration: 5s}}\n"

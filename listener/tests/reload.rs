@@ -79,6 +79,7 @@ async fn a_slow_receiver_gets_all_of_it_through_many_reloads() {
         listener: listener.identity(),
         member: process::member(),
         listen: None,
+        api_listen: None,
         metrics: Some(metrics.clone()),
     };
     let source = FixedListener::new(listener, observers);

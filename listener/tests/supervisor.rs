@@ -63,6 +63,7 @@ impl Pod {
             listener: "default/test".to_owned(),
             member: process::member(),
             listen: Some(address.parse().unwrap()),
+            api_listen: None,
             metrics: None,
         };
         let running = tokio::spawn(supervisor::run(Plans(received), options, stop.clone()));

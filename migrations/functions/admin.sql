@@ -83,8 +83,16 @@ begin
     set epoch = epoch + 1, system_identifier = identity, database_oid = database, saved_at = clock_timestamp()
     where c.listener = reset_position.listener;
     if target <> 'stored' then
-        -- The history begins anew with what the log holds; what it has already it keeps.
-        delete from observer.search_position p where p.listener = reset_position.listener;
+        if target = 'earliest' then
+            -- The history begins anew with what the log holds; what it has already it keeps.
+            delete from observer.search_position p where p.listener = reset_position.listener;
+        else
+            -- What is skipped was not delivered, and a history that read it would say that it was.
+            update observer.search_position p
+            set base_low_id = 0, base_snapshot = present.snapshot, base_high_id = present.high_id,
+                window_low_id = null, window_snapshot = null, window_high_id = null, last_id = 0
+            where p.listener = reset_position.listener;
+        end if;
         update observer.checkpoint c
         set base_low_id = 0, -- true of any snapshot; the reader's next bound has a better one
             base_snapshot = case when target = 'latest' then present.snapshot else '3:3:' end,

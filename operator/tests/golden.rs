@@ -103,6 +103,43 @@ fn builds_users_additions_to_the_pods() {
 }
 
 #[test]
+fn http_api_has_a_port_that_nobody_is_admitted_to() {
+    let token = json!({ "name": "console", "role": "Read", "token": {
+        "secretKeyRef": { "name": "shop-api", "key": "token" },
+    } });
+    let built = |port: Option<u16>| {
+        let mut api = json!({ "tokens": [token] });
+        if let Some(port) = port {
+            api["port"] = port.into();
+        }
+        objects(&json!({ "api": api }))
+    };
+    let one = |built: &[DesiredObject], kind: Kind| {
+        built
+            .iter()
+            .find(|built| built.kind == kind)
+            .unwrap()
+            .object
+            .clone()
+    };
+    let own = built(None);
+    compare("deployment-with-api.yaml", &one(&own, Kind::Deployment));
+    compare("service-with-api.yaml", &one(&own, Kind::Service));
+    let plain = objects(&json!({}));
+    assert_eq!(
+        one(&own, Kind::NetworkPolicy),
+        one(&plain, Kind::NetworkPolicy)
+    );
+    // The port of health checks may be asked for, and is there once.
+    let shared = built(Some(9464));
+    assert_eq!(one(&shared, Kind::Service), one(&plain, Kind::Service));
+    let container = &one(&shared, Kind::Deployment)["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["ports"].as_array().unwrap().len(), 1);
+    let variables = container["env"].as_array().unwrap();
+    assert!(variables.contains(&json!({ "name": "OBSERVER_API_LISTEN", "value": "0.0.0.0:9464" })));
+}
+
+#[test]
 fn cleanup_job_runs_as_the_listener() {
     let template = json!({
         "image": "example.com/mine:2",

@@ -212,7 +212,16 @@ pub trait JobQueue: Send + Sync + fmt::Debug {
     async fn find(&self, ids: &[String]) -> Result<Vec<JobView>, QueueError>;
 
     /// Returns one job in full.
-    async fn show(&self, id: &str) -> Result<Option<JobView>, QueueError>;
+    async fn show(&self, id: &str) -> Result<Option<JobView>, QueueError> {
+        self.show_of_tenant(id, None).await
+    }
+
+    /// Returns one job in full, if it is of this tenant where one is given.
+    async fn show_of_tenant(
+        &self,
+        id: &str,
+        tenant: Option<&str>,
+    ) -> Result<Option<JobView>, QueueError>;
 
     /// Makes scheduled jobs that match a filter due now. Returns their number.
     async fn retry(&self, filter: &JobFilter) -> Result<u64, QueueError>;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -138,7 +139,7 @@ pub struct FinishedClaim {
 }
 
 /// State of a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum JobState {
     /// First of its lane, and can be claimed.
@@ -169,8 +170,9 @@ impl JobState {
 }
 
 /// Job as commands and the API show it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(deny_unknown_fields)]
 pub struct JobView {
     /// Id of the job.
     pub id: String,
@@ -193,8 +195,10 @@ pub struct JobView {
     /// Number of attempts.
     pub attempts: u32,
     /// Time at which the job was enqueued.
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub enqueued_at: DateTime<Utc>,
     /// Time of the next attempt; for a finished job, the time at which it ended.
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub scheduled_at: DateTime<Utc>,
     /// Worker that holds the job.
     pub worker: Option<String>,
@@ -202,9 +206,11 @@ pub struct JobView {
     pub error: Option<String>,
     /// Latest attempts; absent in lists.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<serde_json::Value>")]
     pub history: Option<Box<RawValue>>,
     /// The event; absent in lists.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<serde_json::Value>")]
     pub event: Option<Box<RawValue>>,
 }
 
@@ -219,4 +225,6 @@ pub struct JobFilter {
     pub action: Option<String>,
     /// Only jobs in this state.
     pub state: Option<JobState>,
+    /// Only jobs of this tenant.
+    pub tenant: Option<String>,
 }

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use crds::config::Operation;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -11,8 +12,9 @@ use crate::error::SearchError;
 pub const MAX_ATTEMPTS_LISTED: usize = 20;
 
 /// An event and what became of it. Its JSON is what users get.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(deny_unknown_fields)]
 pub struct Document {
     /// The event's id, which is the document's.
     pub id: String,
@@ -31,15 +33,18 @@ pub struct Document {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
     /// When the event's transaction began.
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub occurred_at: DateTime<Utc>,
     /// Trace that the event belongs to, 32 hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<String>,
     /// The row before, without redacted columns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<serde_json::Value>")]
     pub old: Option<Box<RawValue>>,
     /// The row after, without redacted columns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<serde_json::Value>")]
     pub new: Option<Box<RawValue>>,
     /// Columns that differ between the images, redacted ones too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -50,8 +55,9 @@ pub struct Document {
 }
 
 /// What one observer made of an event.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(deny_unknown_fields)]
 pub struct ObserverEntry {
     /// The observer, `namespace/name`.
     pub observer: String,
@@ -64,8 +70,9 @@ pub struct ObserverEntry {
 }
 
 /// One delivery of an event.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(deny_unknown_fields)]
 pub struct DeliveryEntry {
     /// The action's name.
     pub action: String,
@@ -84,6 +91,7 @@ pub struct DeliveryEntry {
     pub history: Vec<DeliveryAttempt>,
     /// When the next attempt is due.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     pub due_at: Option<DateTime<Utc>>,
     /// Id of its job, while it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -99,7 +107,9 @@ pub struct DeliveryEntry {
 
 /// Where a delivery is. The order is that in which one overrides another after the same number of
 /// attempts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "camelCase")]
 pub enum DeliveryState {
     /// It has not been attempted yet.
@@ -152,10 +162,12 @@ impl DeliveryState {
 }
 
 /// One attempt of a delivery.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(deny_unknown_fields)]
 pub struct DeliveryAttempt {
     /// When it ended.
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub at: DateTime<Utc>,
     /// How long it took, in milliseconds; absent where nothing was attempted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -241,11 +253,7 @@ pub fn merge_deliveries(own: &mut Vec<DeliveryEntry>, theirs: &[DeliveryEntry]) 
     let mut changed = false;
     for their in theirs {
         match own.binary_search_by(|one| one.name().cmp(&their.name())) {
-            Ok(place) if own[place].progress() < their.progress() => {
-                own[place] = their.clone();
-                changed = true;
-            }
-            Ok(_) => {}
+            Ok(place) => changed |= own[place].merge(their),
             Err(place) => {
                 own.insert(place, their.clone());
                 changed = true;
@@ -260,19 +268,46 @@ impl DeliveryEntry {
         (&self.action, self.replay.as_deref())
     }
 
-    /// How far it is. Attempts are counted through retries and redrives, so an entry with more is the
-    /// later one; of those with as many the one that says more.
+    /// Merges the entry with another one of the same delivery; returns whether that changed it. The one that
+    /// is further stays, with the higher number of attempts and the later list of them.
+    fn merge(&mut self, their: &Self) -> bool {
+        let attempts = self.attempts.max(their.attempts);
+        let is_later = self.listed() < their.listed();
+        let mut merged = if self.progress() < their.progress() {
+            their.clone()
+        } else {
+            self.clone()
+        };
+        merged.attempts = attempts;
+        let listed = if is_later { their } else { &*self };
+        merged.history.clone_from(&listed.history);
+        let changed = merged != *self;
+        *self = merged;
+        changed
+    }
+
+    /// How far it is. Nothing follows a delivery, so what was reported of it before it ended is no news,
+    /// even if the end was found out elsewhere, without the number of attempts. Before its end, and where
+    /// a dead letter may be redriven, attempts are counted through, so an entry with more is the later one.
     fn progress(&self) -> impl Ord {
-        let last = self.history.last().map(|last| last.at);
+        let is_over = matches!(
+            self.state,
+            DeliveryState::Completed | DeliveryState::Dropped | DeliveryState::Delivered
+        );
         (
-            self.attempts,
+            is_over,
+            if is_over { 0 } else { self.attempts },
             self.state,
             !self.details_lost,
-            self.history.len(),
-            last,
             self.dead_letter,
             self.job.clone(),
             self.due_at,
         )
+    }
+
+    /// How late its list of attempts is.
+    fn listed(&self) -> impl Ord {
+        let last = self.history.last().map(|last| last.at);
+        (last, self.history.len(), &self.history)
     }
 }

@@ -21,8 +21,9 @@ pub trait SearchIndex: Debug + Send + Sync {
 
     /// Writes documents, each merged with the stored one of its id, if there is one
     /// ([`Document::merge`]), whoever else writes at the same time. Once it returns, they are found
-    /// within a second. A document that can never be stored is rejected alone; after an error, some
-    /// may have been written.
+    /// within a second. A document that can never be stored is rejected alone, if others can be; where
+    /// none can, that may be the index's fault, and is an error. After an error, some may have been
+    /// written.
     async fn write(&self, documents: &[Document]) -> Result<WriteReport, SearchError>;
 
     /// Returns a page of the documents that match, within the scope.

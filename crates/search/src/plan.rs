@@ -13,8 +13,12 @@ use crate::request::{Filters, Hit, PageKey, Scope, SearchRequest, SortOrder};
 /// Maximum number of hits of a page.
 pub const MAX_LIMIT: u32 = 1000;
 
+/// Fields that a tenant cannot search: which observers do not match its events, and why, is not for it to
+/// know, as they may be another's.
+const HIDDEN_FROM_TENANTS: &[&str] = &["notMatched"];
+
 /// Maximum length of all documents of a page in bytes, if they are more than one.
-pub(crate) const MAX_PAGE_BYTES: u32 = 32 * 1024 * 1024;
+pub(crate) const MAX_PAGE_BYTES: u32 = 8 * 1024 * 1024;
 
 /// What a backend runs for a request.
 #[derive(Clone, Debug)]
@@ -60,8 +64,12 @@ impl Plan {
 /// Makes the plan of a request.
 pub(crate) fn plan(request: &SearchRequest) -> Result<Plan, SearchError> {
     let filters = &request.filters;
+    let hidden = match request.scope.tenant {
+        Some(_) => HIDDEN_FROM_TENANTS,
+        None => &[],
+    };
     let text = match &filters.query {
-        Some(text) => parser::parse(text)?,
+        Some(text) => parser::parse(text, hidden)?,
         None => Query::All,
     };
     let mut all = exact(filters);

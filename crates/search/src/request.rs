@@ -2,12 +2,13 @@
 
 use chrono::{DateTime, Utc};
 use crds::config::Operation;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::document::{DeliveryState, Document};
 
 /// What a caller may see: the documents of one listener, or of one tenant of it. It is part of every
-/// query, facet and count.
+/// query, facet and count. A tenant cannot search the field `notMatched`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope {
     /// Identity of the listener.
@@ -119,7 +120,8 @@ pub struct Hit {
 }
 
 /// A field in which the text of a query is found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub struct Highlight {
     /// The field, as a query names it, for example `new.name`.
     pub field: String,
@@ -128,8 +130,9 @@ pub struct Highlight {
 }
 
 /// Counts of documents.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(deny_unknown_fields)]
 pub struct Facets {
     /// By entity, the most frequent ones first.
     pub entity: Vec<Bucket>,
@@ -146,7 +149,8 @@ pub struct Facets {
 }
 
 /// A value and how many documents have it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub struct Bucket {
     /// The value.
     pub value: String,

@@ -53,6 +53,50 @@ fn piece() -> impl Strategy<Value = Document> {
     })
 }
 
+fn one_delivery(state: DeliveryState, attempts: u32) -> Document {
+    Document {
+        observers: vec![matched("shop/a", vec![delivery("post", state, attempts)])],
+        ..document("merge", 1)
+    }
+}
+
+/// State, attempts and attempts listed of the one delivery of both, merged.
+fn state_of(a: &Document, b: &Document) -> (DeliveryState, u32, usize) {
+    let both = merged(a, b);
+    let entry = &both.observers[0].deliveries[0];
+    (entry.state, entry.attempts, entry.history.len())
+}
+
+#[test]
+fn end_found_elsewhere_is_not_undone_by_older_reports() {
+    use DeliveryState::{Completed, DeadLetter, Delivered, Dropped, Retrying};
+    let reported = one_delivery(Retrying, 7);
+    for end in [Completed, Dropped, Delivered] {
+        // Of all attempts it knows of none, or of fewer.
+        let mut found = one_delivery(end, 2);
+        found.observers[0].deliveries[0].details_lost = true;
+        assert_eq!(state_of(&found, &reported), (end, 7, 7));
+        found.observers[0].deliveries[0].history.clear();
+        assert_eq!(state_of(&reported, &found), (end, 7, 7));
+    }
+    let told = one_delivery(Delivered, 8);
+    assert_eq!(state_of(&reported, &told), (Delivered, 8, 8));
+    // A dead letter may be redriven.
+    let letter = one_delivery(DeadLetter, 3);
+    assert_eq!(
+        state_of(&letter, &one_delivery(Retrying, 4)),
+        (Retrying, 4, 4)
+    );
+    assert_eq!(
+        state_of(&letter, &one_delivery(Retrying, 3)),
+        (DeadLetter, 3, 3)
+    );
+    assert_eq!(
+        state_of(&letter, &one_delivery(Delivered, 4)),
+        (Delivered, 4, 4)
+    );
+}
+
 fn merged(a: &Document, b: &Document) -> Document {
     let mut merged = a.clone();
     let changed = merged.merge(b);

@@ -5,6 +5,7 @@
 //! Expressions and templates are kept as text, because only the listener can compile them.
 
 mod action;
+mod api;
 mod egress;
 mod email;
 mod kafka;
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize};
 pub use action::{
     ActionConfig, ActionKind, ActionQueue, Mode, OnFailure, Ordering, Priority, RateLimit, Retry,
 };
+pub use api::{ApiConfig, ApiRole, ApiToken};
 pub use egress::{Egress, HostLimit, ProxyConfig};
 pub use email::{EmailConfig, SmtpConfig, SmtpTls};
 pub use kafka::{KafkaConfig, SaslConfig, SaslMechanism};
@@ -165,8 +167,8 @@ pub struct ListenerConfig {
     pub egress: Egress,
     /// How long dead letters are kept; until someone redrives or drops them where absent.
     pub dead_letter_retention: Option<Duration>,
-    /// What a request to the HTTP interface must show; there is no such interface where absent.
-    pub api_token: Option<Redacted>,
+    /// The HTTP API; there is none where absent.
+    pub api: Option<ApiConfig>,
     /// The job queue.
     pub queue: QueueConfig,
     /// The history; none is kept where absent.
@@ -223,13 +225,17 @@ impl ListenerConfig {
         self.identity.clone().unwrap_or_else(own)
     }
 
-    /// Whether another one differs at most in where actions may go, so that all else that runs by this
-    /// one can go on.
+    /// Whether another one differs at most in where actions may go and in who may use the HTTP API, so that
+    /// all else that runs by this one can go on.
     #[must_use]
-    pub fn differs_in_egress_at_most(&self, other: &Self) -> bool {
-        let egress = other.egress.clone();
+    pub fn differs_in_access_at_most(&self, other: &Self) -> bool {
+        let api = match (&self.api, &other.api) {
+            (Some(_), Some(_)) => other.api.clone(),
+            _ => self.api.clone(),
+        };
         Self {
-            egress,
+            egress: other.egress.clone(),
+            api,
             ..self.clone()
         } == *other
     }

@@ -9,6 +9,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::api::HttpApi;
 use super::egress::EgressRules;
 use super::pod_template::PodTemplate;
 use super::queue::{Queue, RedisServer};
@@ -151,7 +152,7 @@ pub struct ObserverListenerSpec {
     /// History of events and what became of them. Left out, none is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub search: Option<Search>,
-    /// HTTP API for dead letters and jobs. Left out, it is disabled.
+    /// HTTP API for the history, dead letters and jobs, and who may use it. Left out, there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api: Option<HttpApi>,
     /// Destinations that actions may connect to, and limits for them.
@@ -261,14 +262,6 @@ pub struct DeadLetters {
     /// redriven or dropped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retention: Option<HumanDuration>,
-}
-
-/// HTTP API on the port of health checks and metrics.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct HttpApi {
-    /// Token that requests must present as `Authorization: Bearer ...`, at least 16 characters.
-    pub token: ValueSource,
 }
 
 impl Default for Checkpoint {

@@ -4,6 +4,7 @@
 //! `kubectl explain` prints: what a field is, its unit, default and bounds.
 
 mod action;
+mod api;
 mod egress;
 mod listener;
 mod observer;
@@ -25,6 +26,7 @@ pub use action::{
     Action, Batch, Email, Kafka, Log, Nats, Postgres, RateLimitSpec, Redis, RedisDelete,
     RedisPublish, RedisSet, RedisStreamAppend, RetryPolicy, Sasl, Slack, Smtp, Teams, Webhook,
 };
+pub use api::{DEFAULT_API_PORT, HttpApi, HttpApiToken, KubernetesAccess};
 pub use egress::{EgressLimit, EgressProxy, EgressRules, OwnDatabaseLogin};
 pub use listener::{
     Checkpoint, DEFAULT_MAX_CONCURRENCY, Database, DeletionPolicy, Delivery, LeaseTiming,

@@ -1,14 +1,14 @@
 //! Validation of an `ObserverListener`: the rules that its schema cannot say.
 
 use super::url::database_url;
-use super::{egress, pod_template, queue, search};
-use crate::config::{LeaseConfig, ListenerConfig, OwnDatabase, Redacted};
+use super::{api, egress, pod_template, queue, search};
+use crate::config::{LeaseConfig, ListenerConfig, OwnDatabase};
 use crate::duration::HumanDuration;
 use crate::manifest::diagnostics::field;
 use crate::manifest::document::Metadata;
 use crate::v1alpha1::{
     LabelExpression, LabelOperator, LabelSelector, LeaseTiming, NamespacesFrom,
-    ObserverListenerSpec, Source, ValueSource,
+    ObserverListenerSpec, Source,
 };
 use crate::validation::context::ValidationContext;
 
@@ -24,7 +24,6 @@ const LONGEST_CHECKPOINT: HumanDuration = HumanDuration::from_secs(60);
 const LONGEST_DRAIN: HumanDuration = HumanDuration::from_secs(600);
 const SHORTEST_KEPT: HumanDuration = HumanDuration::from_secs(3600);
 const LONGEST_KEPT: HumanDuration = HumanDuration::from_secs(87_600 * 3600);
-const SHORTEST_TOKEN: usize = 16;
 const SHORTEST_STALL: HumanDuration = HumanDuration::from_secs(5);
 const LONGEST_STALL: HumanDuration = HumanDuration::from_secs(3600);
 
@@ -101,7 +100,7 @@ pub(crate) fn check(
             let at = "/spec/deadLetters/retention";
             context.check_range(at, retention, SHORTEST_KEPT, LONGEST_KEPT)
         }),
-        api_token: spec.api.as_ref().map(|api| api_token(&api.token, context)),
+        api: spec.api.as_ref().map(|one| api::check(one, context)),
         egress: egress::check(&spec.egress, context),
         queue: queue::check(spec, context),
         search: spec.search.as_ref().map(|one| search::check(one, context)),
@@ -170,25 +169,6 @@ fn lease(timing: LeaseTiming, context: &mut ValidationContext<'_>) -> LeaseConfi
         );
     }
     config
-}
-
-fn api_token(source: &ValueSource, context: &mut ValidationContext<'_>) -> Redacted {
-    let Some((at, token)) = context.resolve("/spec/api/token", source) else {
-        return Redacted::default();
-    };
-    // Secrets read from files often end in a line break.
-    let token = token.reveal().trim();
-    let printable = token.bytes().all(|byte| byte.is_ascii_graphic());
-    if token.len() < SHORTEST_TOKEN || !printable {
-        context.error(
-            &at,
-            format!(
-                "must be at least {SHORTEST_TOKEN} letters, digits or signs without spaces; make one with \
-                 `openssl rand -hex 32`"
-            ),
-        );
-    }
-    Redacted::new(token)
 }
 
 fn check_selector(at: &str, selector: Option<&LabelSelector>, context: &mut ValidationContext<'_>) {

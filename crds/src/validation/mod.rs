@@ -4,6 +4,7 @@
 //! wrong.
 
 mod action;
+mod api;
 pub(crate) mod context;
 mod egress;
 pub(crate) mod listener;

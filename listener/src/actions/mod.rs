@@ -123,6 +123,12 @@ impl Action {
         compiled.map(drop)
     }
 
+    /// Name of its kind, as in `spec.actions[]`.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        self.name
+    }
+
     /// Deadline of one attempt.
     #[must_use]
     pub fn timeout(&self) -> Duration {

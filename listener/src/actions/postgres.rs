@@ -6,7 +6,7 @@
 //! in the transaction.) Elsewhere a statement whose answer was lost is run again.
 
 mod error;
-mod own_database;
+pub(crate) mod own_database;
 mod relay;
 mod statement;
 

@@ -89,6 +89,7 @@ impl JobFilterArgs {
             observer: self.observer.map(identity),
             action: self.action,
             state: state.map(JobStateArg::state),
+            tenant: None,
         }
     }
 }

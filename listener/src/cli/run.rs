@@ -31,6 +31,15 @@ pub(super) struct RunArgs {
         env = "OBSERVER_LISTEN"
     )]
     listen: String,
+    /// Address for the HTTP API of a listener with `spec.api`, or `off`; the address of --listen serves both on
+    /// one port
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:9465",
+        env = "OBSERVER_API_LISTEN"
+    )]
+    api_listen: String,
 }
 
 /// Arguments of a pod, from its environment.
@@ -66,14 +75,8 @@ struct PodArgs {
 
 /// Runs until SIGTERM or SIGINT, then drains.
 pub(super) async fn run(args: RunArgs, worker_mode: WorkerMode) -> Result<(), CliError> {
-    let listen = match args.listen.as_str() {
-        "off" => None,
-        address => Some(address.parse::<SocketAddr>().map_err(|_| {
-            CliError::Config(format!(
-                "--listen {address}: use an address and a port, as 127.0.0.1:9464, or off"
-            ))
-        })?),
-    };
+    let listen = address("--listen", &args.listen, "127.0.0.1:9464")?;
+    let api_listen = address("--api-listen", &args.api_listen, "127.0.0.1:9465")?;
     if let Some(bundle) = args.pod.bundle {
         ignore_hangup()?;
         let options = PodOptions {
@@ -85,16 +88,30 @@ pub(super) async fn run(args: RunArgs, worker_mode: WorkerMode) -> Result<(), Cl
                 uid: args.pod.pod_uid,
             },
             listen,
+            api_listen,
             dedicated_worker: worker_mode == WorkerMode::Dedicated,
         };
         return Ok(cluster::run(options, stop_on_signal()?).await?);
     }
-    run_files(&args.files, listen, worker_mode).await
+    run_files(&args.files, (listen, api_listen), worker_mode).await
+}
+
+/// Parses an address to listen on; `off` is none.
+fn address(name: &str, text: &str, example: &str) -> Result<Option<SocketAddr>, CliError> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let address = text.parse().map_err(|_| {
+        CliError::Config(format!(
+            "{name} {text}: use an address and a port, as {example}, or off"
+        ))
+    })?;
+    Ok(Some(address))
 }
 
 async fn run_files(
     files: &FileArgs,
-    listen: Option<SocketAddr>,
+    (listen, api_listen): (Option<SocketAddr>, Option<SocketAddr>),
     worker_mode: WorkerMode,
 ) -> Result<(), CliError> {
     let hangup = signal(SignalKind::hangup())?;
@@ -105,6 +122,7 @@ async fn run_files(
         listener: source.listener().identity(),
         member: process::member(),
         listen,
+        api_listen,
         metrics: None,
     };
     let result = supervisor::run(source, options, stop).await;

@@ -1,6 +1,7 @@
 //! Administration of dead letters: list, show, redrive and drop.
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use sqlx::postgres::PgRow;
@@ -10,8 +11,9 @@ use super::BoundQuery;
 use super::store::raw;
 
 /// Dead letter as `dead-letters list` shows it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(deny_unknown_fields)]
 pub struct DeadLetterRow {
     /// Id of the dead letter.
     pub id: i64,
@@ -32,6 +34,7 @@ pub struct DeadLetterRow {
     /// Tenant of the event.
     pub tenant: Option<String>,
     /// When the event's transaction began.
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub occurred_at: DateTime<Utc>,
     /// Number of attempts.
     pub attempts: i32,
@@ -42,22 +45,28 @@ pub struct DeadLetterRow {
     /// HTTP status of the last response.
     pub status: Option<i16>,
     /// Time at which the delivery was given up.
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub created_at: DateTime<Utc>,
     /// Time at which a redrive was requested that the listener has not picked up yet.
+    #[schemars(with = "Option<String>")]
     pub redrive_requested_at: Option<DateTime<Utc>>,
 }
 
 /// Dead letter with its event and attempts, as `dead-letters show` shows it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub struct DeadLetterDetail {
     /// Columns that `list` shows.
     #[serde(flatten)]
     pub row: DeadLetterRow,
     /// The row before.
+    #[schemars(with = "Option<serde_json::Value>")]
     pub old: Option<Box<RawValue>>,
     /// The row after.
+    #[schemars(with = "Option<serde_json::Value>")]
     pub new: Option<Box<RawValue>>,
     /// Latest attempts, the last one last.
+    #[schemars(with = "serde_json::Value")]
     pub history: Box<RawValue>,
 }
 

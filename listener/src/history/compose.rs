@@ -48,6 +48,16 @@ impl Composer {
         }
     }
 
+    /// Creates the composer of a listener that keeps no history: nothing is left out.
+    #[must_use]
+    pub fn without_history(listener: impl Into<String>) -> Self {
+        Self {
+            listener: listener.into(),
+            content: DocumentContent::EventsAndOutcomes,
+            redact: Vec::new(),
+        }
+    }
+
     /// Returns whether documents tell what became of events.
     #[must_use]
     pub fn has_outcomes(&self) -> bool {

@@ -188,12 +188,23 @@ pub async fn list(
 /// Returns the event of that id, if the log still holds it. Its images are left out where they are longer
 /// than what listeners deliver.
 pub async fn find(pool: &PgPool, id: &EventId) -> Result<Option<Event>, EventsError> {
+    find_of_tenant(pool, id, None).await
+}
+
+/// Returns the event of that id as [`find`] does, if it is of this tenant where one is given.
+pub async fn find_of_tenant(
+    pool: &PgPool,
+    id: &EventId,
+    tenant: Option<&str>,
+) -> Result<Option<Event>, EventsError> {
     let sql = format!(
-        "select {COLUMNS} from (select *, size as bytes from observer.change_log where id = $2) found"
+        "select {COLUMNS} from (select *, size as bytes from observer.change_log
+                                where id = $2 and ($3::text is null or tenant = $3)) found"
     );
     let row = sqlx::query(sqlx::AssertSqlSafe(sql))
         .bind(MAX_EVENT_BYTES)
         .bind(id.log_id)
+        .bind(tenant)
         .fetch_optional(pool)
         .await?;
     let Some(row) = row else { return Ok(None) };

@@ -32,6 +32,9 @@ const MAX_BYTES: u64 = 32 << 20;
 /// Bytes that a document counts beyond its event's, and beyond them each observer and each delivery.
 const SHARE: u64 = 256;
 
+/// A position of a shard that is owned under an epoch.
+pub type ShardPosition = (u16, Epoch, Position);
+
 /// Names an event for as long as it is held: its number in the log, and when it occurred.
 type HeldId = (i64, DateTime<Utc>);
 
@@ -52,6 +55,14 @@ pub struct Receipt {
     bytes: u64,
 }
 
+impl Receipt {
+    /// Returns the bytes that its document counts in memory.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
 /// A document to be written.
 #[derive(Debug)]
 pub struct Outgoing {
@@ -67,7 +78,7 @@ struct OpenBatch {
     /// Documents that are not written yet.
     left: usize,
     oldest: Option<DateTime<Utc>>,
-    reached: Vec<(u16, Epoch, Position)>,
+    reached: Vec<ShardPosition>,
 }
 
 /// Reports of an event that is not held.
@@ -302,11 +313,18 @@ impl Holding {
     }
 
     /// Takes the positions up to which all is written, of the shards that moved.
-    pub fn take_reached(&mut self) -> Vec<(u16, Epoch, Position)> {
+    pub fn take_reached(&mut self) -> Vec<ShardPosition> {
         let reached = std::mem::take(&mut self.reached).into_iter();
         reached
             .map(|(shard, (epoch, position))| (shard, epoch, position))
             .collect()
+    }
+
+    /// Takes back positions that could not be saved, except of shards that have moved on since.
+    pub fn return_reached(&mut self, positions: Vec<ShardPosition>) {
+        for (shard, epoch, position) in positions {
+            self.reached.entry(shard).or_insert((epoch, position));
+        }
     }
 }
 

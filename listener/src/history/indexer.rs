@@ -13,7 +13,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::compose::Composer;
-use super::holding::Holding;
+use super::holding::{Holding, ShardPosition};
 use super::position::{self, Gaps, PositionOwner};
 use super::reading::{LogSource, Reading};
 use super::settle::Sources;
@@ -85,7 +85,8 @@ pub(super) struct Indexer {
     writer: Writer,
     sweeper: Sweeper,
     upkeep: Upkeep,
-    saves: JoinSet<()>,
+    /// Saves of positions; each returns those that are still to be saved.
+    saves: JoinSet<Vec<ShardPosition>>,
     /// When the last event occurred that was read, while more are to be read.
     behind_since: Option<DateTime<Utc>>,
 }
@@ -139,7 +140,7 @@ impl Indexer {
                 Some(call) = self.writer.next() => self.written(call),
                 Some(swept) = self.sweeper.next() => self.sweeper.ended(swept, Instant::now()),
                 Some(gaps) = self.upkeep.next() => self.kept_up(gaps),
-                Some(_) = self.saves.join_next() => {}
+                Some(saved) = self.saves.join_next() => self.saved(saved),
                 _ = flush_tick.tick() => self.flush(false),
                 _ = save_tick.tick() => self.save(),
             }
@@ -190,7 +191,9 @@ impl Indexer {
             self.sweeper.start(now, sources);
         }
         if !all {
-            self.writer.start_retry(now, sources.clone());
+            let holding = &mut self.holding;
+            let more = |most, bytes| holding.take(now, most, bytes, false);
+            self.writer.start_retry(now, sources.clone(), more);
         }
         if self.writer.is_free() {
             let (most, bytes) = (writer::MAX_DOCUMENTS, writer::MAX_BYTES);
@@ -226,6 +229,14 @@ impl Indexer {
         }
     }
 
+    fn saved(&mut self, unsaved: Result<Vec<ShardPosition>, JoinError>) {
+        match unsaved {
+            Ok(unsaved) => self.holding.return_reached(unsaved),
+            // The next positions are saved in their place.
+            Err(error) => tracing::error!(%error, "the save of positions panicked"),
+        }
+    }
+
     fn kept_up(&mut self, gaps: Result<Option<Gaps>, JoinError>) {
         if let Ok(Some(gaps)) = gaps {
             self.metrics.search.gaps.set(gaps.count);
@@ -240,8 +251,12 @@ impl Indexer {
             if !positions.is_empty() {
                 let (pool, owner) = (self.pool.clone(), self.owner.clone());
                 self.saves.spawn(async move {
-                    if let Err(error) = position::save(&pool, &owner, &positions).await {
-                        tracing::debug!(%error, "cannot save the positions of the history; retrying");
+                    match position::save(&pool, &owner, &positions).await {
+                        Ok(()) => Vec::new(),
+                        Err(error) => {
+                            tracing::debug!(%error, "cannot save the positions of the history; retrying");
+                            positions
+                        }
                     }
                 });
             }
@@ -302,7 +317,9 @@ impl Indexer {
                 break;
             }
         }
-        while self.saves.join_next().await.is_some() {}
+        while let Some(saved) = self.saves.join_next().await {
+            self.saved(saved);
+        }
         let positions = self.holding.take_reached();
         if !positions.is_empty()
             && let Err(error) = position::save(&self.pool, &self.owner, &positions).await

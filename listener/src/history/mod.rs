@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crds::config::ListenerConfig;
-use search::SearchError;
+use search::{SearchError, SearchIndex};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -63,6 +63,7 @@ pub enum HistoryError {
 /// The history that a session keeps; none where `spec.search` is absent.
 #[derive(Debug, Default)]
 pub(crate) struct History {
+    index: Option<Arc<dyn SearchIndex>>,
     deliveries: DeliveryReporter,
     commands: Option<mpsc::Sender<HistoryCommand>>,
     indexer: Option<AbortOnDropHandle<()>>,
@@ -102,7 +103,7 @@ impl History {
                 max_lag: config.max_lag,
             },
             composer,
-            index,
+            index: Arc::clone(&index),
             pool,
             observers: context.observers,
             deliveries: deliveries.clone(),
@@ -113,10 +114,16 @@ impl History {
         });
         let (commands, requests) = mpsc::channel(MAX_COMMANDS);
         Ok(Self {
+            index: Some(index),
             deliveries,
             commands: Some(commands),
             indexer: Some(AbortOnDropHandle::new(tokio::spawn(indexer.run(requests)))),
         })
+    }
+
+    /// Returns what stores its documents.
+    pub(crate) fn index(&self) -> Option<&Arc<dyn SearchIndex>> {
+        self.index.as_ref()
     }
 
     /// Returns the handle by which deliveries are reported.

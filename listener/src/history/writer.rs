@@ -112,11 +112,25 @@ impl Writer {
         });
     }
 
-    /// Starts the call again that has failed, if it is due.
-    pub(super) fn start_retry(&mut self, now: Instant, sources: Option<Sources>) {
-        if let Some((_, payload)) = self.retry.take_if(|(due, _)| *due <= now) {
-            self.call(payload, sources);
+    /// Starts the call again that has failed, if it is due, with as many more documents as there is room
+    /// for: among others an index can tell a bad document from one that it cannot store for now. `more` takes
+    /// up to so many, and so many bytes.
+    pub(super) fn start_retry(
+        &mut self,
+        now: Instant,
+        sources: Option<Sources>,
+        more: impl FnOnce(usize, u64) -> Vec<Outgoing>,
+    ) {
+        let Some((_, mut payload)) = self.retry.take_if(|(due, _)| *due <= now) else {
+            return;
+        };
+        let bytes = payload.1.iter().map(Receipt::bytes).sum();
+        let room = MAX_DOCUMENTS.saturating_sub(payload.0.len());
+        for outgoing in more(room, MAX_BYTES.saturating_sub(bytes)) {
+            payload.0.push(outgoing.document);
+            payload.1.push(outgoing.receipt);
         }
+        self.call(payload, sources);
     }
 
     /// Waits for the end of a call; `None` if none runs.

@@ -1,4 +1,4 @@
-//! What runs beside the sessions of a process: its HTTP port, and the note of a stop.
+//! What runs beside the sessions of a process: its HTTP ports, and the note of a stop.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,14 +8,18 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::error::RunError;
-use crate::server::{self, AppState};
+use crate::server::{self, AppState, HttpApi};
 
 /// How long open requests and connections may delay the end of a process or of a session.
 pub(super) const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
 
-/// Serves HTTP on an address until `done`.
+/// Interval of attempts to listen on the address of the HTTP API.
+const LISTEN_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Serves health checks and metrics on an address until `done`, and the HTTP API too if asked for.
 pub(super) async fn serve_http(
     at: SocketAddr,
+    with_api: bool,
     tasks: &mut JoinSet<Result<(), RunError>>,
     sources: &AppState,
     done: &CancellationToken,
@@ -29,8 +33,59 @@ pub(super) async fn serve_http(
         "serving /healthz, /readyz, /status and /metrics"
     );
     let (sources, done) = (sources.clone(), done.clone());
-    tasks.spawn(async move { server::serve(socket, sources, done).await.map_err(failed) });
+    tasks.spawn(async move {
+        server::serve(socket, sources, with_api, done)
+            .await
+            .map_err(failed)
+    });
     Ok(())
+}
+
+/// Serves the HTTP API on an address until `done`, while the listener has one. Deliveries never depend on
+/// it: an address that is taken is waited for.
+pub(super) async fn serve_api(
+    at: SocketAddr,
+    api: HttpApi,
+    done: CancellationToken,
+) -> Result<(), RunError> {
+    let mut access = api.access();
+    let mut is_reported = false;
+    loop {
+        tokio::select! {
+            found = access.wait_for(Option::is_some) => if found.is_err() { return Ok(()) },
+            () = done.cancelled() => return Ok(()),
+        }
+        let socket = match TcpListener::bind(at).await {
+            Ok(socket) => socket,
+            Err(error) => {
+                if !is_reported {
+                    tracing::error!(
+                        %error,
+                        "cannot serve the HTTP API on {at}, and tries again until it can. Choose another address with \
+                         --api-listen, or `--api-listen off`"
+                    );
+                }
+                is_reported = true;
+                tokio::select! {
+                    () = tokio::time::sleep(LISTEN_INTERVAL) => continue,
+                    () = done.cancelled() => return Ok(()),
+                }
+            }
+        };
+        is_reported = false;
+        // The system chooses a port for 0.
+        let at = socket.local_addr().unwrap_or(at);
+        tracing::info!(
+            api = format!("http://{at}/api/observers"),
+            "serving the HTTP API"
+        );
+        let end = done.child_token();
+        let _end = end.clone().drop_guard();
+        tokio::select! {
+            () = server::serve_api(socket, api.clone(), end) => return Ok(()),
+            _ = access.wait_for(Option::is_none) => {}
+        }
+    }
 }
 
 /// Makes the process not ready once a stop is requested.

@@ -36,6 +36,8 @@ pub struct PodOptions {
     pub dedicated_worker: bool,
     /// Address of `/healthz`, `/readyz`, `/status` and `/metrics`; none is served if absent.
     pub listen: Option<SocketAddr>,
+    /// Address of the HTTP API; it is not served if absent.
+    pub api_listen: Option<SocketAddr>,
 }
 
 /// Why the process ended other than by a stop.
@@ -69,6 +71,7 @@ pub async fn run(options: PodOptions, stop: CancellationToken) -> Result<(), Clu
         listener: format!("{namespace}/{}", options.listener),
         member: options.member,
         listen: options.listen,
+        api_listen: options.api_listen,
         metrics: None,
     };
     let source = BundleSource::new(client, &namespace, options.bundle, options.dedicated_worker);

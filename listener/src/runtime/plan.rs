@@ -34,7 +34,7 @@ pub struct RuntimePlan {
 /// What it takes to go from one plan to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PlanChange {
-    /// The observers are replaced while the session goes on.
+    /// The observers, and who may use the API, are replaced while the session goes on.
     Observers,
     /// The session is drained and another one started: the database, the number of shards, or how they
     /// are shared has changed.
@@ -55,8 +55,8 @@ impl RuntimePlan {
 
     /// Returns what it takes to go on with `next`.
     pub(super) fn change_to(&self, next: &Self) -> PlanChange {
-        // The observers hold the connections by which actions go out.
-        if self.listener.differs_in_egress_at_most(&next.listener) {
+        // The observers hold the connections by which actions go out, and the API is told of its tokens.
+        if self.listener.differs_in_access_at_most(&next.listener) {
             PlanChange::Observers
         } else {
             PlanChange::Listener
@@ -217,6 +217,15 @@ mod tests {
         );
         let egress = plan("a", "  egress: {allow: [10.0.0.0/8]}", "true");
         assert_eq!(first.change_to(&egress), PlanChange::Observers);
+        let api = |token: &str| {
+            format!("  api: {{tokens: [{{name: a, token: {{value: {token}}}, role: Read}}]}}")
+        };
+        let first_token = api("a-token-of-many-letters");
+        let second_token = api("another-of-many-letters");
+        let with_api = plan("a", &first_token, "true");
+        assert_eq!(first.change_to(&with_api), PlanChange::Listener);
+        let rotated = plan("a", &second_token, "true");
+        assert_eq!(with_api.change_to(&rotated), PlanChange::Observers);
         assert_eq!(
             first.change_to(&plan("b", "", "true")),
             PlanChange::Listener

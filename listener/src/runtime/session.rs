@@ -40,6 +40,7 @@ use crate::jobs::backend::{QueueBackendError, QueueBackendHandle};
 use crate::observers::Observers;
 use crate::observers::circuit_metrics::EndpointCollector;
 use crate::server::AppState;
+use crate::server::api::ApiParts;
 
 /// Pages read ahead of dispatch.
 const PAGES_AHEAD: usize = 1;
@@ -82,11 +83,17 @@ impl SessionContext<'_> {
         if let Some(newer) = heartbeat.map_err(LogError::Database)? {
             return Err(newer.into());
         }
-        let (metrics, admin) = (&self.sources.metrics, &self.sources.admin_api);
-        let _admin = admin.open(self.listener, &database.queue.queue)?;
+        let metrics = &self.sources.metrics;
         let endpoints = EndpointCollector::new(self.observers.clone())?;
         let _endpoints = metrics.register_circuits(endpoints)?;
         let history = self.start_history(&database.pool).await;
+        let _api = self.sources.api.open(ApiParts {
+            listener: self.listener,
+            queue: &database.queue.queue,
+            observers: self.observers.clone(),
+            coordination: self.coordination,
+            search: history.index().cloned(),
+        })?;
         let result = if self.worker_mode == WorkerMode::Dedicated {
             self.run_worker(&database, &history, stop).await
         } else {

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::background::{first_error, join_all, mark_stopping, serve_http};
+use super::background::{first_error, join_all, mark_stopping, serve_api, serve_http};
 use super::config_source::{ConfigSource, FailurePolicy};
 use super::error::RunError;
 use super::error_reason::problem;
@@ -44,6 +44,9 @@ pub struct ProcessOptions {
     pub member: MemberIdentity,
     /// Address of `/healthz`, `/readyz`, `/status` and `/metrics`; none is served if absent.
     pub listen: Option<SocketAddr>,
+    /// Address of the HTTP API, served while the listener has one; it is not served if absent. It may be
+    /// that of health checks.
+    pub api_listen: Option<SocketAddr>,
     /// Metrics that the caller reads as well; the process has its own if absent.
     pub metrics: Option<Metrics>,
 }
@@ -81,7 +84,11 @@ async fn run_named<S: ConfigSource>(
     let mut tasks: JoinSet<Result<(), RunError>> = JoinSet::new();
     let done = CancellationToken::new();
     if let Some(at) = options.listen {
-        serve_http(at, &mut tasks, &sources, &done).await?;
+        let with_api = options.api_listen == Some(at);
+        serve_http(at, with_api, &mut tasks, &sources, &done).await?;
+    }
+    if let Some(at) = options.api_listen.filter(|at| options.listen != Some(*at)) {
+        tasks.spawn(serve_api(at, sources.api.clone(), done.clone()));
     }
     tasks.spawn(mark_stopping(stop.clone(), done.clone(), sources.clone()));
     let mut supervisor = Supervisor {
@@ -164,6 +171,7 @@ impl<S: ConfigSource> Supervisor<'_, S> {
     async fn run_listener(&mut self, plan: RuntimePlan) -> Result<Option<RuntimePlan>, RunError> {
         startup_log::log_listener(&plan.listener, &plan.observers);
         let listener = Arc::clone(&plan.listener);
+        self.sources.api.configure(&listener);
         let findings = ReportedFindings::default();
         let mut current = CurrentPlan {
             observers: watch::Sender::new(Arc::clone(&plan.observers)),
@@ -343,6 +351,7 @@ impl CurrentPlan {
             self.report(sources);
             self.observers
                 .send_replace(Arc::clone(&self.plan.observers));
+            sources.api.configure(&self.plan.listener);
         } else {
             tracing::info!(
                 "configuration reloaded: the listener has changed, draining to restart it"

@@ -1,7 +1,7 @@
-//! HTTP server of the listener: `/healthz`, `/readyz`, `/metrics`, `/status`, and the admin API under
-//! `/api/observers`.
+//! HTTP servers of the listener: `/healthz`, `/readyz`, `/metrics` and `/status` on one port, and the HTTP API
+//! under `/api/observers` on another, or on the same one if that is asked for.
 
-pub(crate) mod admin;
+pub(crate) mod api;
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::status::StatusReporter;
-pub use admin::AdminApi;
+pub use api::HttpApi;
 
 /// State that the handlers share, and that the rest of the process updates.
 #[derive(Clone, Debug)]
@@ -29,8 +29,8 @@ pub struct AppState {
     pub health: Arc<Health>,
     /// Status of this process.
     pub reporter: Arc<StatusReporter>,
-    /// Admin API.
-    pub admin_api: AdminApi,
+    /// HTTP API.
+    pub api: HttpApi,
 }
 
 impl AppState {
@@ -41,7 +41,7 @@ impl AppState {
             metrics,
             health: Arc::default(),
             reporter: Arc::new(StatusReporter::new(pod)),
-            admin_api: AdminApi::default(),
+            api: HttpApi::default(),
         }
     }
 
@@ -64,22 +64,28 @@ impl AppState {
     }
 }
 
-/// Serves until `stop`.
+/// Serves health checks, metrics and the status until `stop`, and the HTTP API too if asked for.
 pub async fn serve(
     socket: TcpListener,
     state: AppState,
+    with_api: bool,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    let admin_api = admin::routes(state.admin_api.clone());
+    let api = with_api.then(|| api::routes(state.api.clone()));
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route(STATUS_PATH, get(status))
         .with_state(state)
-        .merge(admin_api);
+        .merge(api.unwrap_or_default());
     server::serve(socket, router, stop).await;
     Ok(())
+}
+
+/// Serves the HTTP API alone until `stop`.
+pub(crate) async fn serve_api(socket: TcpListener, api: HttpApi, stop: CancellationToken) {
+    server::serve(socket, api::routes_alone(api), stop).await;
 }
 
 async fn ready(State(state): State<AppState>) -> impl IntoResponse {

@@ -91,10 +91,20 @@ impl Process {
         Self::spawn(Command::new(program()), args, file)
     }
 
+    /// Starts it as a pod of a cluster.
+    pub(crate) fn start_in(kubeconfig: &Path, args: &[&str]) -> Self {
+        let mut program = Command::new(program());
+        program.env("KUBECONFIG", kubeconfig).args(args);
+        Self::follow(program)
+    }
+
     fn spawn(mut program: Command, args: &[&str], file: &Path) -> Self {
+        program.args(args).arg(file);
+        Self::follow(program)
+    }
+
+    fn follow(mut program: Command) -> Self {
         let mut child = program
-            .args(args)
-            .arg(file)
             .args(["--log-format", "text"])
             .env("RUST_LOG", "info")
             // As in the image.

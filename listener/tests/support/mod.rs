@@ -8,6 +8,7 @@ pub(crate) mod memory;
 pub(crate) mod probe;
 pub(crate) mod program;
 pub(crate) mod rows;
+pub(crate) mod tls;
 pub(crate) mod told;
 pub(crate) mod writers;
 

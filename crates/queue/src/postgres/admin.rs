@@ -22,7 +22,7 @@ impl PostgresQueue {
     pub(super) async fn run_now(&self, filter: &JobFilter) -> Result<u64, QueueError> {
         self.in_batches(
             filter,
-            "select observer.job_run_now($1, $2, $3, $4, $5, $6)",
+            "select observer.job_run_now($1, $2, $3, $4, $5, $6, $7)",
         )
         .await
     }
@@ -33,20 +33,25 @@ impl PostgresQueue {
         let mut total = 0;
         for _ in 0..MAX_PASSES {
             total += self
-                .in_batches(filter, "select observer.job_cancel($1, $2, $3, $4, $5, $6)")
+                .in_batches(
+                    filter,
+                    "select observer.job_cancel($1, $2, $3, $4, $5, $6, $7)",
+                )
                 .await?;
             let left: bool = sqlx::query_scalar(
                 "select exists (
                      select from observer.job p
                      where p.queue = observer.job_queue_of($1) and p.cancelled is null
                          and ($2::text[] is null or p.dedup_key = any ($2)) and ($3::text is null or p.observer = $3)
-                         and ($4::text is null or p.action = $4) and ($5::text[] is null or p.state::text = any ($5)))",
+                         and ($4::text is null or p.action = $4) and ($5::text[] is null or p.state::text = any ($5))
+                         and ($6::text is null or p.tenant = $6))",
             )
             .bind(&self.listener)
             .bind(&filter.ids)
             .bind(&filter.observer)
             .bind(&filter.action)
             .bind(states(filter.state))
+            .bind(&filter.tenant)
             .fetch_one(&self.pool)
             .await?;
             if !left {
@@ -66,6 +71,7 @@ impl PostgresQueue {
                 .bind(&filter.observer)
                 .bind(&filter.action)
                 .bind(states(filter.state))
+                .bind(&filter.tenant)
                 .bind(BATCH_SIZE)
                 .fetch_one(&self.pool)
                 .await?;

@@ -21,12 +21,12 @@ const FINISHED_FIELDS: &str = "d.id, 'c' as state, d.dedup_key, d.observer, d.ac
 const PENDING_FILTER: &str =
     "j.queue = observer.job_queue_of($1) and ($2::text[] is null or j.dedup_key = any($2))
     and ($3::text is null or j.observer = $3) and ($4::text is null or j.action = $4)
-    and ($5::text[] is null or j.state::text = any($5))";
+    and ($5::text[] is null or j.state::text = any($5)) and ($6::text is null or j.tenant = $6)";
 
 const FINISHED_FILTER: &str =
     "d.queue = observer.job_queue_of($1) and ($2::text[] is null or d.dedup_key = any($2))
     and ($3::text is null or d.observer = $3) and ($4::text is null or d.action = $4)
-    and ($5::text[] is null or $5 = '{}')";
+    and ($5::text[] is null or $5 = '{}') and ($6::text is null or d.tenant = $6)";
 
 impl PostgresQueue {
     pub(super) async fn query_lane_heads(
@@ -144,10 +144,10 @@ impl PostgresQueue {
     ) -> Result<(Vec<JobView>, u64), QueueError> {
         let sql = format!(
             "(select {PENDING_FIELDS} from observer.job j left join observer.job_worker w on w.id = j.worker
-              where {PENDING_FILTER} order by j.enqueued_at limit $6)
+              where {PENDING_FILTER} order by j.enqueued_at limit $7)
              union all
-             (select {FINISHED_FIELDS} from observer.finished_job d where {FINISHED_FILTER} order by d.enqueued_at limit $6)
-             order by enqueued_at, id limit $6"
+             (select {FINISHED_FIELDS} from observer.finished_job d where {FINISHED_FILTER} order by d.enqueued_at limit $7)
+             order by enqueued_at, id limit $7"
         );
         let rows = bind(
             sqlx::query(sqlx::AssertSqlSafe(sql)),
@@ -173,19 +173,24 @@ impl PostgresQueue {
         Ok((jobs, total.unsigned_abs()))
     }
 
-    pub(super) async fn query_job(&self, id: &str) -> Result<Option<JobView>, QueueError> {
+    pub(super) async fn query_job(
+        &self,
+        id: &str,
+        tenant: Option<&str>,
+    ) -> Result<Option<JobView>, QueueError> {
         let sql = format!(
             "select {PENDING_FIELDS}, j.event::text as event
              from observer.job j left join observer.job_worker w on w.id = j.worker
-             where j.queue = observer.job_queue_of($1) and j.dedup_key = $2
+             where j.queue = observer.job_queue_of($1) and j.dedup_key = $2 and ($3::text is null or j.tenant = $3)
              union all
              select {FINISHED_FIELDS}, d.event::text as event from observer.finished_job d
-             where d.queue = observer.job_queue_of($1) and d.dedup_key = $2
+             where d.queue = observer.job_queue_of($1) and d.dedup_key = $2 and ($3::text is null or d.tenant = $3)
              limit 1"
         );
         let row = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(&self.listener)
             .bind(id)
+            .bind(tenant)
             .fetch_optional(&self.pool)
             .await?;
         let Some(row) = row else { return Ok(None) };
@@ -248,6 +253,7 @@ fn bind<'q>(query: Query<'q>, listener: &'q str, filter: &'q JobFilter) -> Query
         .bind(&filter.observer)
         .bind(&filter.action)
         .bind(states(filter.state))
+        .bind(&filter.tenant)
 }
 
 fn lane_head(row: &PgRow) -> Result<Option<LaneHead>, QueueError> {

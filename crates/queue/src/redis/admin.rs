@@ -134,9 +134,14 @@ impl RedisQueue {
         Ok((shown, all))
     }
 
-    pub(super) async fn query_job(&self, id: &str) -> Result<Option<JobView>, QueueError> {
+    pub(super) async fn query_job(
+        &self,
+        id: &str,
+        tenant: Option<&str>,
+    ) -> Result<Option<JobView>, QueueError> {
         let filter = JobFilter {
             ids: Some(vec![id.to_owned()]),
+            tenant: tenant.map(str::to_owned),
             ..JobFilter::default()
         };
         let (rows, _) = self.for_each_page("show", &filter, 1).await?;
@@ -216,7 +221,8 @@ impl RedisQueue {
             .arg(limit)
             .arg(filter.observer.as_deref().unwrap_or_default())
             .arg(filter.action.as_deref().unwrap_or_default())
-            .arg(decode::state_letter(filter.state));
+            .arg(decode::state_letter(filter.state))
+            .arg(filter.tenant.as_deref().unwrap_or_default());
         for id in ids {
             call.arg(id);
         }

@@ -201,8 +201,12 @@ impl JobQueue for RedisQueue {
         self.find_jobs(ids).await
     }
 
-    async fn show(&self, id: &str) -> Result<Option<JobView>, QueueError> {
-        self.query_job(id).await
+    async fn show_of_tenant(
+        &self,
+        id: &str,
+        tenant: Option<&str>,
+    ) -> Result<Option<JobView>, QueueError> {
+        self.query_job(id, tenant).await
     }
 
     async fn retry(&self, filter: &JobFilter) -> Result<u64, QueueError> {

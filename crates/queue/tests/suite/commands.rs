@@ -256,3 +256,44 @@ pub(crate) async fn listeners_do_not_see_each_others_jobs(fixture: &dyn Fixture)
     assert_eq!(other.cancel(&JobFilter::default()).await.unwrap(), 0);
     assert_eq!(complete_batch(&*queue, mine, &request(8)).await, [1]);
 }
+
+pub(crate) async fn filter_by_tenant_holds_for_lists_and_commands(fixture: &dyn Fixture) {
+    let queue = fixture.open(LISTENER, CALM).await;
+    worker(&*queue).await;
+    let mut jobs: Vec<_> = (0..6)
+        .map(|n| job(&lane(u32::try_from(n).unwrap()), n))
+        .collect();
+    for (n, new) in jobs.iter_mut().enumerate() {
+        new.delay = Duration::from_hours(1);
+        new.job.tenant = [Some("acme"), Some("globex"), None][n % 3].map(str::to_owned);
+    }
+    add(&*queue, fixture.pool(), &jobs).await;
+    let of = |ids: Option<&[usize]>| JobFilter {
+        ids: ids.map(|ids| ids.iter().map(|n| jobs[*n].job.id.clone()).collect()),
+        tenant: Some("acme".to_owned()),
+        ..JobFilter::default()
+    };
+    let (listed, count) = queue.list(&of(None), 10).await.unwrap();
+    assert_eq!((listed.len(), count), (2, 2));
+    assert!(
+        listed
+            .iter()
+            .all(|one| one.tenant.as_deref() == Some("acme"))
+    );
+    // Ids of others are none here.
+    let (listed, count) = queue.list(&of(Some(&[0, 1, 2])), 10).await.unwrap();
+    assert_eq!((listed.len(), count), (1, 1));
+    let show = async |n: usize| {
+        let id = &jobs[n].job.id;
+        let shown = queue.show_of_tenant(id, Some("acme")).await.unwrap();
+        (shown.is_some(), queue.show(id).await.unwrap().is_some())
+    };
+    assert_eq!(show(0).await, (true, true));
+    assert_eq!(show(1).await, (false, true));
+    assert_eq!(show(2).await, (false, true));
+    assert_eq!(queue.retry(&of(Some(&[1, 2]))).await.unwrap(), 0);
+    assert_eq!(queue.retry(&of(None)).await.unwrap(), 2);
+    assert_eq!(queue.cancel(&of(Some(&[1, 2, 4, 5]))).await.unwrap(), 0);
+    assert_eq!(queue.cancel(&of(None)).await.unwrap(), 2);
+    assert_eq!(queue.list(&JobFilter::default(), 10).await.unwrap().1, 4);
+}

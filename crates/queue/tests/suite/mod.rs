@@ -39,6 +39,7 @@ macro_rules! suite {
             commands::lanes_with_jobs_are_listed_by_shard,
             commands::completed_jobs_are_kept_for_their_retention,
             commands::listeners_do_not_see_each_others_jobs,
+            commands::filter_by_tenant_holds_for_lists_and_commands,
             adversity::broken_connections_lose_nothing,
         );
         $crate::suite::suite!(@each $own;

@@ -76,7 +76,10 @@ pub(super) enum Outcome {
     Conflict,
     /// Its index is not there.
     NoIndex,
+    /// It can never be stored, wherever it is to be.
     Rejected(String),
+    /// It is refused, for its own sake or since nothing can be stored in its index.
+    Refused(String),
 }
 
 impl ElasticsearchIndex {
@@ -204,10 +207,6 @@ pub(super) fn outcome(item: &BulkItem) -> Result<Outcome, SearchError> {
         (_, Some(kind)) if is_passing(kind) => Err(SearchError::Unavailable(told)),
         (409, _) => Ok(Outcome::Conflict),
         (404, Some("index_not_found_exception")) => Ok(Outcome::NoIndex),
-        // Only what is known to be about the document: else all would be lost for a wrong setting.
-        (400, Some("mapper_parsing_exception" | "document_parsing_exception")) => {
-            Ok(Outcome::Rejected(told))
-        }
         (400, Some("illegal_argument_exception"))
             if reason.is_some_and(|reason| reason.contains("immense term")) =>
         {
@@ -219,6 +218,6 @@ pub(super) fn outcome(item: &BulkItem) -> Result<Outcome, SearchError> {
         (401 | 403, _) => Err(SearchError::Refused(format!(
             "the credentials lack a right: {told}"
         ))),
-        _ => Err(SearchError::Refused(told)),
+        _ => Ok(Outcome::Refused(told)),
     }
 }

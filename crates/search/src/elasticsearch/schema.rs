@@ -144,7 +144,10 @@ impl ElasticsearchIndex {
             let version = mappings.pointer("/_meta/observers/mappingVersion");
             let version = version.and_then(Value::as_u64);
             match IndexName::parse(&self.index, &name) {
-                Some(parsed) if version == Some(parsed.version.into()) => {
+                Some(parsed)
+                    if version == Some(parsed.version.into())
+                        && (parsed.version != MAPPING_VERSION || has_our_fields(&mappings)) =>
+                {
                     own.insert(name, parsed);
                 }
                 Some(_) => {
@@ -232,11 +235,33 @@ fn mapping() -> Value {
     })
 }
 
+/// Returns whether a mapping has our fields with their types; it may have more.
+fn has_our_fields(mappings: &Value) -> bool {
+    let ours = mapping();
+    let ours = ours["properties"].as_object().into_iter().flatten();
+    let mut types = ours.map(|(name, field)| (name, &field["type"]));
+    types.all(|(name, kind)| &mappings["properties"][name]["type"] == kind)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
     use super::*;
+
+    #[test]
+    fn mappings_of_others_are_told_from_ours() {
+        let mut more = mapping();
+        more["properties"]["color"] = json!({"type": "text"});
+        assert!(has_our_fields(&mapping()) && has_our_fields(&more));
+        let mut other = mapping();
+        other["properties"]["logId"] = json!({"type": "text"});
+        assert!(!has_our_fields(&other));
+        let mut fewer = mapping();
+        fewer["properties"].as_object_mut().unwrap().remove("terms");
+        assert!(!has_our_fields(&fewer));
+        assert!(!has_our_fields(&json!({})));
+    }
 
     #[test]
     fn old_servers_are_refused() {

@@ -153,18 +153,54 @@ impl ElasticsearchIndex {
                 }
                 continue;
             };
+            // Indices that have taken a document of this batch.
+            let mut taking = BTreeSet::new();
+            let mut refused = Vec::new();
             for ((mut one, _), item) in batch.into_iter().zip(items) {
                 match outcome(&item)? {
-                    Outcome::Stored => {}
-                    Outcome::Conflict => conflicts.push(one),
+                    Outcome::Stored => {
+                        taking.insert(one.index);
+                    }
+                    Outcome::Conflict => {
+                        taking.insert(one.index.clone());
+                        conflicts.push(one);
+                    }
                     Outcome::NoIndex => {
                         self.known().remove(&one.index);
                         one.replaces = None;
                         conflicts.push(one);
                     }
                     Outcome::Rejected(reason) => rejections.add(&one.document, reason),
+                    Outcome::Refused(reason) => refused.push((one, reason)),
                 }
             }
+            self.judge(refused, &taking, rejections).await?;
+        }
+        Ok(())
+    }
+
+    /// Rejects refused documents if their index has taken others of the same batch: one bad document does
+    /// not stop the others. If it takes none, the index may be at fault, as one that others have made, or to
+    /// which they have added something: no document is given up for that.
+    async fn judge(
+        &self,
+        refused: Vec<(Pending, String)>,
+        taking: &BTreeSet<String>,
+        rejections: &mut Rejections,
+    ) -> Result<(), SearchError> {
+        for (one, reason) in refused {
+            if taking.contains(&one.index) {
+                rejections.add(&one.document, reason);
+                continue;
+            }
+            let index = one.index;
+            // Looked for again by the next call, or created.
+            self.known().remove(&index);
+            self.own_indices(&index).await?;
+            return Err(SearchError::Refused(format!(
+                "it takes no document for the index {index}: {reason}. Look for fields, pipelines and settings that \
+                 others have added to it"
+            )));
         }
         Ok(())
     }

@@ -42,9 +42,9 @@ pub(crate) fn words(text: &str, quoted: bool, prefix: bool) -> Option<Query> {
     Some(Query::all_of(parts))
 }
 
-/// Compiles what is asked of a field. An error says what is wrong.
-pub(crate) fn field(names: &[String], clause: Clause) -> Result<Query, String> {
-    let Some(path) = path(names)? else {
+/// Compiles what is asked of a field, unless it is a hidden one. An error says what is wrong.
+pub(crate) fn field(names: &[String], clause: Clause, hidden: &[&str]) -> Result<Query, String> {
+    let Some(path) = path(names, hidden)? else {
         return Ok(Query::Nothing);
     };
     match clause {
@@ -59,9 +59,13 @@ pub(crate) fn field(names: &[String], clause: Clause) -> Result<Query, String> {
 }
 
 /// Path of a field; nothing where it is one that no document has terms of.
-fn path(names: &[String]) -> Result<Option<Path>, String> {
+fn path(names: &[String], hidden: &[&str]) -> Result<Option<Path>, String> {
+    let exists = |name: &&str| !hidden.contains(name);
     let known = match names {
-        [name] => FIELDS.contains(&name.as_str()),
+        [name] => FIELDS
+            .iter()
+            .filter(|one| exists(one))
+            .any(|one| one == name),
         [image, ..] => image == "new" || image == "old",
         [] => false,
     };
@@ -76,7 +80,11 @@ fn path(names: &[String]) -> Result<Option<Path>, String> {
         _ => format!(
             "there is no field {name}: columns are new.{name} and old.{name}, other fields are {}; \
              put text with a colon in quotes",
-            FIELDS.join(", ")
+            FIELDS
+                .into_iter()
+                .filter(exists)
+                .collect::<Vec<_>>()
+                .join(", ")
         ),
     })
 }

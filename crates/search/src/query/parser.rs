@@ -38,8 +38,9 @@ impl QueryError {
     }
 }
 
-/// Parses a query. What has no words, such as a lone `&`, says nothing, as it is nothing in a document.
-pub(crate) fn parse(query: &str) -> Result<Query, QueryError> {
+/// Parses a query, for which some fields do not exist. What has no words, such as a lone `&`, says nothing, as
+/// it is nothing in a document.
+pub(crate) fn parse(query: &str, hidden: &'static [&'static str]) -> Result<Query, QueryError> {
     if query.len() > MAX_QUERY_BYTES {
         let kept = &query[..query.floor_char_boundary(MAX_QUERY_BYTES)];
         let message = format!("a query has at most {MAX_QUERY_BYTES} bytes");
@@ -49,6 +50,7 @@ pub(crate) fn parse(query: &str) -> Result<Query, QueryError> {
         tokens: tokens(query)?,
         place: 0,
         end: query.chars().count(),
+        hidden,
         depth: 0,
         clauses: 0,
         ranges: 0,
@@ -69,6 +71,8 @@ struct Parser {
     place: usize,
     /// Length of the query in characters.
     end: usize,
+    /// Fields that do not exist for who asks.
+    hidden: &'static [&'static str],
     depth: usize,
     clauses: usize,
     ranges: usize,
@@ -221,7 +225,7 @@ impl Parser {
                 return Err(QueryError::new(position, message));
             }
         }
-        let compiled = clause::field(names, clause);
+        let compiled = clause::field(names, clause, self.hidden);
         compiled
             .map(Some)
             .map_err(|message| QueryError::new(position, message))

@@ -1,5 +1,7 @@
 //! Indices: names that others have taken, many columns, an older mapping, and what is dropped.
 
+use crds::config::{ElasticsearchConfig, Redacted};
+use observer_search::elasticsearch::ElasticsearchIndex;
 use observer_search::{Document, SearchError, SearchIndex};
 use serde_json::json;
 use testkit::servers::elasticsearch::SearchServer;
@@ -13,6 +15,8 @@ pub(super) async fn what_the_indices_keep_true(server: &SearchServer) {
     many_columns_add_no_field(server).await;
     documents_of_an_older_mapping_are_moved(server).await;
     ended_months_are_dropped(server).await;
+    bad_document_is_rejected_and_bad_index_refused(server).await;
+    index_that_others_make_again_is_refused(server).await;
     names_of_others_are_refused(server).await;
 }
 
@@ -122,16 +126,89 @@ async fn ended_months_are_dropped(server: &SearchServer) {
     assert_eq!(mapping["dynamic"], "false", "{mapping}");
 }
 
-async fn names_of_others_are_refused(server: &SearchServer) {
-    let taken = |index: &str| {
-        let config = crds::config::ElasticsearchConfig {
-            url: crds::config::Redacted::new(server.url()),
-            index: index.to_owned(),
-            tls: None,
-            login: None,
-        };
-        observer_search::elasticsearch::ElasticsearchIndex::new(&config).unwrap()
+/// An index with a name of its own.
+fn index_of(server: &SearchServer, index: &str) -> ElasticsearchIndex {
+    let config = ElasticsearchConfig {
+        url: Redacted::new(server.url()),
+        index: index.to_owned(),
+        tls: None,
+        login: None,
     };
+    ElasticsearchIndex::new(&config).unwrap()
+}
+
+fn refused<T: std::fmt::Debug>(result: Result<T, SearchError>) -> String {
+    match result {
+        Err(SearchError::Refused(told)) => told,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Somebody has added a field that not all documents fit.
+async fn bad_document_is_rejected_and_bad_index_refused(server: &SearchServer) {
+    let index = index_of(server, "added");
+    let listener = "indices/added";
+    write(&index, &[document(listener, 1)], 1).await;
+    let number = |lenient: bool| {
+        let number = json!({"type": "long", "ignore_malformed": lenient});
+        let key = json!({"type": "keyword", "ignore_above": 1024, "fields": {"number": number}});
+        json!({"properties": {"key": key}}).to_string()
+    };
+    let path = "/added-v1-2026.03/_mapping";
+    server.must("PUT", path, &number(false)).await;
+    let bad = |number: i64| Document {
+        key: Some("one".to_owned()),
+        ..document(listener, number)
+    };
+    let told = refused(index.write(&[bad(2), bad(3)]).await);
+    assert!(told.contains("added-v1-2026.03"), "{told}");
+    assert!(told.contains("parsing_exception"), "{told}");
+    let told = refused(index.write(&[bad(2)]).await);
+    assert!(told.contains("takes no document"), "{told}");
+    for (beside, count) in [(document(listener, 4), 2), (document(listener, 4), 2)] {
+        // The one beside it is new first, and the second time it is there already.
+        let report = index.write(&[bad(2), beside, bad(3)]).await.unwrap();
+        let rejected: Vec<&str> = report.rejected.iter().map(|one| one.id.as_str()).collect();
+        assert_eq!((report.written, rejected), (1, vec!["log-2", "log-3"]));
+        found(&index, listener, count).await;
+    }
+    server.must("PUT", path, &number(true)).await;
+    write(&index, &[bad(2), bad(3)], 4).await;
+}
+
+/// Whoever removes an index of ours and makes one with another mapping stops the history, which loses no
+/// document by it.
+async fn index_that_others_make_again_is_refused(server: &SearchServer) {
+    let index = index_of(server, "again");
+    let listener = "indices/again";
+    write(&index, &[document(listener, 1)], 1).await;
+    let path = "/again-v1-2026.03";
+    let foreign = [
+        json!({"properties": {"occurredAtMicros": {"type": "boolean"}}}),
+        json!({"dynamic": "strict", "properties": {}}),
+        // It calls itself ours.
+        json!({"_meta": {"observers": {"mappingVersion": 1}}, "properties": {"logId": {"type": "ip"}}}),
+    ];
+    for mapping in foreign {
+        server.must("DELETE", path, "").await;
+        let body = json!({"mappings": mapping}).to_string();
+        server.must("PUT", path, &body).await;
+        // The first call has known the index, the second has not.
+        for _ in 0..2 {
+            let told = refused(index.write(&[document(listener, 2)]).await);
+            assert!(
+                told.contains("again-v1-2026.03 was made by others"),
+                "{mapping}: {told}"
+            );
+            assert!(told.contains("remove it"), "{told}");
+        }
+        refused(index.prepare().await);
+        server.must("DELETE", path, "").await;
+        write(&index, &[document(listener, 2)], 1).await;
+    }
+}
+
+async fn names_of_others_are_refused(server: &SearchServer) {
     server.must("PUT", "/orders", "{}").await;
     server
         .must(
@@ -141,14 +218,9 @@ async fn names_of_others_are_refused(server: &SearchServer) {
         )
         .await;
     for name in ["orders", "stock"] {
-        let index = taken(name);
-        let told = index.prepare().await.unwrap_err();
-        assert!(matches!(told, SearchError::Refused(_)), "{told:?}");
-        assert!(told.to_string().contains(name), "{told}");
-        let told = index
-            .write(&[document("indices/taken", 1)])
-            .await
-            .unwrap_err();
-        assert!(matches!(told, SearchError::Refused(_)), "{told:?}");
+        let index = index_of(server, name);
+        let told = refused(index.prepare().await);
+        assert!(told.contains(name), "{told}");
+        refused(index.write(&[document("indices/taken", 1)]).await);
     }
 }

@@ -249,7 +249,7 @@ pub(crate) async fn large_documents_are_bounded_in_a_page(fixture: &dyn Fixture)
             .iter()
             .map(|hit| hit.document.new.as_ref().unwrap().get().len())
             .sum();
-        assert!(bytes <= 48 * 1024 * 1024, "{bytes}");
+        assert!(bytes <= 12 * 1024 * 1024, "{bytes}");
         assert!(!page.hits.is_empty());
         read.extend(page.hits.iter().map(|hit| hit.document.log_id));
         asked.after = page.next;

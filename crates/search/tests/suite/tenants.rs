@@ -1,6 +1,8 @@
 //! Tenants that must not see each other.
 
-use observer_search::{DeliveryState, Document, Filters, Scope, SearchError, SearchRequest};
+use observer_search::{
+    DeliveryState, Document, Filters, ObserverEntry, Scope, SearchError, SearchRequest,
+};
 
 use super::corpus::QUERIES;
 use crate::support::builders::{delivery, matched, with_new};
@@ -34,10 +36,17 @@ pub(crate) async fn tenants_see_their_own_documents_whatever_they_ask_for(fixtur
             documents.push(Document {
                 tenant: tenant.map(str::to_owned),
                 entity: format!("entity.of{place}"),
-                observers: vec![matched(
-                    &format!("shop/o{place}"),
-                    vec![delivery("send", DeliveryState::Delivered, 1)],
-                )],
+                observers: vec![
+                    ObserverEntry {
+                        observer: "shop/hidden".to_owned(),
+                        not_matched: Some("hidden reason".to_owned()),
+                        deliveries: Vec::new(),
+                    },
+                    matched(
+                        &format!("shop/o{place}"),
+                        vec![delivery("send", DeliveryState::Delivered, 1)],
+                    ),
+                ],
                 ..with_new(
                     listener,
                     log_id,
@@ -70,6 +79,28 @@ pub(crate) async fn tenants_see_their_own_documents_whatever_they_ask_for(fixtur
                 ..request(listener, query)
             };
             check(&*index, &asked, place).await;
+        }
+        // Which observers its events do not match is not for a tenant to know, by no query.
+        for query in [
+            "hidden*",
+            "reason",
+            "\"hidden reason\"",
+            "observer:*hidden",
+            "observer:\"shop/hidden\"",
+        ] {
+            let asked = SearchRequest {
+                scope: scope.clone(),
+                ..request(listener, query)
+            };
+            let total = check(&*index, &asked, place).await.unwrap_or_default();
+            assert_eq!(total, 0, "{query}");
+        }
+        for query in ["notMatched:shop/hidden", "notMatched:*", "NOT notMatched:x"] {
+            let asked = SearchRequest {
+                scope: scope.clone(),
+                ..request(listener, query)
+            };
+            assert_eq!(check(&*index, &asked, place).await, None, "{query}");
         }
         for other in TENANTS {
             let filters = Filters {

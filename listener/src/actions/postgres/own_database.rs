@@ -177,6 +177,19 @@ pub(super) async fn claims(own: &OwnDatabase) -> Result<DeliveryClaims, OwnDatab
     })
 }
 
+/// Derives a key of the listener's database for a purpose: the same in all of its processes, and known to
+/// nobody who cannot read the secret.
+pub(crate) async fn derive_key(pool: &PgPool, purpose: &str) -> Result<[u8; 32], sqlx::Error> {
+    let secret: String = sqlx::query_scalar("select secret::text from observer.claim_secret")
+        .fetch_one(pool)
+        .await?;
+    let mut digest = Sha256::new();
+    digest.update(purpose);
+    digest.update([0]);
+    digest.update(secret);
+    Ok(digest.finalize().into())
+}
+
 /// Returns the row of a query in a session of its own, in which no statement has set anything.
 async fn ask<T>(url: &Redacted, query: &'static str) -> Result<T, OwnDatabaseError>
 where

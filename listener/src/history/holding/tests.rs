@@ -150,6 +150,20 @@ async fn positions_follow_in_the_order_of_reading() {
 }
 
 #[tokio::test]
+async fn position_that_was_not_saved_is_taken_again_unless_a_later_one_is_there() {
+    let (mut holding, observers, now) = (holding(), observers(), Instant::now());
+    holding.accept(batch(&[], 10), &observers, now);
+    let unsaved = holding.take_reached();
+    assert!(holding.take_reached().is_empty());
+    holding.return_reached(unsaved);
+    let unsaved = holding.take_reached();
+    assert_eq!(unsaved, [(0, 1, position(10))]);
+    holding.accept(batch(&[], 20), &observers, now);
+    holding.return_reached(unsaved);
+    assert_eq!(holding.take_reached(), [(0, 1, position(20))]);
+}
+
+#[tokio::test]
 async fn memory_is_bounded_while_nothing_is_written() {
     let (mut holding, observers, now) = (holding(), observers(), Instant::now());
     let mut id = 0;

@@ -13,10 +13,13 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::pod::{self, plain};
 use super::{ListenerResources, PodRole};
 
-/// Name of the pods' one port.
+/// Name of the port of health checks, status and metrics.
 pub(super) const PORT_NAME: &str = "http";
 
-/// The pods' one port.
+/// Name of the port of the HTTP API.
+pub(super) const API_PORT_NAME: &str = "api";
+
+/// The port of health checks, status and metrics.
 pub(super) const PORT: i32 = STATUS_PORT as i32;
 
 /// Time that a pod has to shut down beyond the drain timeout: to save, to release its Leases, and to
@@ -70,12 +73,7 @@ fn container(resources: &ListenerResources, role: PodRole) -> Container {
         PodRole::Worker => ("worker", "worker"),
     };
     Container {
-        ports: Some(vec![ContainerPort {
-            name: Some(PORT_NAME.to_owned()),
-            container_port: PORT,
-            protocol: Some("TCP".to_owned()),
-            ..ContainerPort::default()
-        }]),
+        ports: Some(ports(resources)),
         liveness_probe: Some(Probe {
             period_seconds: Some(10),
             timeout_seconds: Some(5),
@@ -92,8 +90,28 @@ fn container(resources: &ListenerResources, role: PodRole) -> Container {
     }
 }
 
+fn ports(resources: &ListenerResources) -> Vec<ContainerPort> {
+    let port = |name: &str, number| ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: number,
+        protocol: Some("TCP".to_owned()),
+        ..ContainerPort::default()
+    };
+    let own = api_port(resources).map(|number| port(API_PORT_NAME, number));
+    [port(PORT_NAME, PORT)].into_iter().chain(own).collect()
+}
+
+/// Returns the port of the HTTP API, where it is another one than that of health checks.
+pub(super) fn api_port(resources: &ListenerResources) -> Option<i32> {
+    let port = resources.api_port.map(i32::from);
+    port.filter(|port| *port != PORT)
+}
+
 fn environment(resources: &ListenerResources) -> Vec<EnvVar> {
-    vec![
+    let api = resources
+        .api_port
+        .map(|port| plain("OBSERVER_API_LISTEN", &format!("0.0.0.0:{port}")));
+    let mut all = vec![
         plain("OBSERVER_BUNDLE", &resources.bundle_name()),
         plain("OBSERVER_LISTEN", &format!("0.0.0.0:{PORT}")),
         plain("OBSERVER_LISTENER", &resources.name),
@@ -102,7 +120,9 @@ fn environment(resources: &ListenerResources) -> Vec<EnvVar> {
         field("POD_NAMESPACE", "metadata.namespace"),
         field("POD_UID", "metadata.uid"),
         field("POD_IP", "status.podIP"),
-    ]
+    ];
+    all.extend(api);
+    all
 }
 
 fn field(name: &str, path: &str) -> EnvVar {

@@ -76,6 +76,8 @@ pub struct ListenerResources {
     pub replicas: i32,
     /// Number of workers.
     pub workers: i32,
+    /// Port of the HTTP API, if there is one.
+    pub api_port: Option<u16>,
     /// How long a shutdown waits for attempts in flight.
     pub drain_timeout: HumanDuration,
     /// What users add to the pods.
@@ -184,6 +186,7 @@ impl ListenerResources {
             uid: meta.uid.clone().unwrap_or_default(),
             replicas: listener.spec.replicas,
             workers: workers(listener),
+            api_port: listener.spec.api.as_ref().map(|api| api.port),
             drain_timeout: listener.spec.delivery.drain_timeout,
             template: listener.spec.pod_template.clone().unwrap_or_default(),
             installation: installation.clone(),

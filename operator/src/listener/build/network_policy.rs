@@ -1,5 +1,6 @@
 //! The `NetworkPolicy` of a listener's pods. It admits the operator, which polls their status, and
-//! scrapers of metrics. Users admit others by policies of their own.
+//! scrapers of metrics, to the port of both alone. Users admit others, such as clients of the HTTP API, by
+//! policies of their own.
 //!
 //! Egress is not restricted here: the listener checks every address that it dials.
 

@@ -1,12 +1,12 @@
 -- Runs a command on the jobs that match a filter, one page in each call.
 -- ARGV: command (list, retry, cancel, show), cursor or '', page size, max rows, observer or '', action or '',
--- state or '', then ids, if any.
+-- state or '', tenant or '', then ids, if any.
 -- Returns the next cursor ('' at the end), how many jobs matched, and rows of fields.
 local command, cursor, page_size, max_rows = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local observer, action, state = ARGV[5], ARGV[6], ARGV[7]
+local observer, action, state, tenant = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local refs, next_cursor = {}, ''
-if #ARGV > 7 then
-    for at = 8, #ARGV do
+if #ARGV > 8 then
+    for at = 9, #ARGV do
         local ref = redis.call('HGET', P .. 'ids', ARGV[at])
             or ((command == 'list' or command == 'show') and redis.call('HGET', P .. 'completed_ids', ARGV[at]))
         if ref then
@@ -63,7 +63,7 @@ end
 for _, ref in ipairs(refs) do
     local job = load(ref)
     if job and (observer == '' or job.obs == observer) and (action == '' or job.act == action)
-        and (state == '' or job.st == state) then
+        and (state == '' or job.st == state) and (tenant == '' or job.ten == tenant) then
         if command == 'cancel' then
             matched = matched + (cancel(job) and 1 or 0)
         elseif command == 'retry' then

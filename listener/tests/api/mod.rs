@@ -1,11 +1,19 @@
-//! Dead letters and jobs over HTTP.
+//! The HTTP API: the history, dead letters and jobs, and who may use them.
+
+mod callers;
+mod cluster;
+mod contract;
+mod history;
+mod hostile;
+mod shop;
+mod tenants;
 
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 use testkit::http_sink::{Behaviour, Sink};
 
 use crate::support::listener::{Config, Process, observer};
-use crate::support::probe::{free_address, get};
+use crate::support::probe::{free_address, get, ready};
 use crate::support::told::letters;
 use crate::support::{TestDb, amounts_to, database, eventually, while_progressing_or};
 
@@ -76,7 +84,8 @@ async fn refused(sink: &Sink) -> (TestDb, Process, Api) {
     let db = database().await;
     db.run("create table orders (id int primary key); select observer.track('orders')")
         .await;
-    let spec = format!("  api: {{token: {{value: {TOKEN}}}}}\n");
+    let spec =
+        format!("  api: {{tokens: [{{name: admin, token: {{value: {TOKEN}}}, role: Operate}}]}}\n");
     let config = Config::new(
         &db.url,
         &spec,
@@ -88,7 +97,9 @@ async fn refused(sink: &Sink) -> (TestDb, Process, Api) {
         "initialBackoff: 24h, maxBackoff: 24h",
     );
     let address = free_address();
-    let process = Process::start(&["run", "--listen", &address, "-f"], &config.path());
+    // One port for both has to be asked for.
+    let args = ["run", "--listen", &address, "--api-listen", &address, "-f"];
+    let process = Process::start(&args, &config.path());
     let api = Api {
         address,
         token: Some(TOKEN),
@@ -263,7 +274,18 @@ async fn nobody_comes_in_without_the_token_and_mistakes_are_named() {
             "tenant",
         ),
         (Method::GET, "/jobs?action=a%00", None, 400, "action"),
-        (Method::GET, "/jobs/%00", None, 404, "no job"),
+        (Method::GET, "/jobs/%00", None, 404, "NUL"),
+        (
+            Method::GET,
+            "/jobs?state=running&state=blocked",
+            None,
+            400,
+            "twice",
+        ),
+        (Method::GET, "/search?q=a", None, 404, "spec.search"),
+        (Method::GET, "/events/odd", None, 404, "no event id"),
+        (Method::GET, "/events/1-1-1?a=1", None, 400, "none is known"),
+        (Method::DELETE, "/jobs", None, 405, "Allow"),
         (
             Method::GET,
             "/dead-letters/x",
@@ -271,32 +293,38 @@ async fn nobody_comes_in_without_the_token_and_mistakes_are_named() {
             404,
             "no dead letter x",
         ),
-        (Method::GET, "/jobs?state=odd", None, 400, "odd"),
+        (
+            Method::GET,
+            "/jobs?state=odd",
+            None,
+            400,
+            "one of available",
+        ),
         (
             Method::POST,
             "/dead-letters/drop",
             Some(json!({})),
-            400,
+            422,
             "all: true",
         ),
         (
             Method::POST,
             "/dead-letters/drop",
             Some(json!({"all": true, "ids": [1]})),
-            400,
+            422,
             "either",
         ),
         (
             Method::POST,
             "/dead-letters/redrive",
             Some(json!({"all": true, "filter": {"limit": 3}})),
-            400,
-            "either",
+            422,
+            "limit",
         ),
         (
             Method::POST,
             "/jobs/cancel",
-            Some(json!({"al": true})),
+            Some(json!({"ids": ["1"], "al": true})),
             422,
             "al",
         ),
@@ -309,22 +337,39 @@ async fn nobody_comes_in_without_the_token_and_mistakes_are_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_token_there_is_no_interface() {
+async fn api_has_a_port_of_its_own_while_the_listener_has_one() {
     let db = database().await;
+    let api = "  api: {tokens: [{name: a, token: {value: a-token-of-many-letters}, role: Read}]}\n";
     let config = Config::new(
         &db.url,
-        "",
+        api,
         &observer("orders", "public.orders", "http://127.0.0.1:9/", ""),
     );
-    let address = free_address();
-    let process = Process::start(&["run", "--listen", &address, "-f"], &config.path());
+    let (health, own) = (free_address(), free_address());
+    let args = ["run", "--listen", &health, "--api-listen", &own, "-f"];
+    let mut process = Process::start(&args, &config.path());
+    ready(&health, 200).await;
     let api = Api {
-        address,
+        address: own.clone(),
         token: Some(TOKEN),
     };
-    eventually("an answer", async || get(&api.address, "/healthz").await).await;
-    let (status, detail) = api.fails(Method::GET, "/dead-letters", None).await;
-    assert_eq!(status, 503);
-    assert!(detail.contains("spec.api.token"), "{detail}");
+    let status = api.get("/status").await;
+    assert_eq!(status["listener"], "default/test");
+    // Neither port serves what is the other's.
+    assert_eq!(get(&health, "/api/observers/status").await.unwrap().0, 404);
+    for path in ["/metrics", "/healthz", "/"] {
+        assert_eq!(get(&own, path).await.unwrap().0, 404, "{path}");
+    }
+    config.change("  api: {tokens:", "  deadLetters: {} #");
+    process.signal("HUP").await;
+    process.says("draining to restart it").await;
+    eventually("the port is closed", async || {
+        get(&own, "/api/observers/status")
+            .await
+            .is_none()
+            .then_some(())
+    })
+    .await;
+    ready(&health, 200).await;
     process.stop().await;
 }

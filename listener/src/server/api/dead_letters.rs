@@ -1,0 +1,314 @@
+//! Dead letters in the HTTP API.
+
+use std::borrow::Cow;
+use std::io;
+
+use axum::body::Body;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
+use futures::stream;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Serialize};
+use serde_json::{Number, Value};
+
+use super::endpoint::{Call, json, schema_of};
+use super::problem::Problem;
+use crate::dead_letters::admin::{self, DeadLetterFilter, DeadLetterRow};
+
+/// Dead letters in memory during an export.
+const EXPORT_PAGE: i64 = 100;
+
+/// Maximum number of ids of one change.
+const MAX_IDS: usize = 10_000;
+
+/// Largest id that every client can write as a number.
+const MAX_ID: i64 = (1 << 53) - 1;
+
+/// Content of an export.
+pub(super) const LINES: &str = "application/x-ndjson";
+
+/// Response to a change.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub(super) struct AffectedCount {
+    /// How many were changed.
+    pub(super) count: u64,
+}
+
+/// Page of dead letters, the newest first.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(deny_unknown_fields)]
+pub(super) struct DeadLetterPage {
+    /// The dead letters.
+    items: Vec<DeadLetterRow>,
+    /// `before` of the next page, if there is one.
+    next: Option<i64>,
+}
+
+/// Dead letters to change, by their ids.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct DeadLetterIds {
+    /// The ids.
+    #[schemars(length(min = 1, max = MAX_IDS))]
+    ids: Vec<RowId>,
+}
+
+/// Id of a dead letter. JSON has but one kind of numbers, so `7.0` is 7.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "Number")]
+struct RowId(i64);
+
+impl TryFrom<Number> for RowId {
+    type Error = &'static str;
+
+    fn try_from(number: Number) -> Result<Self, Self::Error> {
+        let text = number.to_string();
+        let digits = text
+            .split_once('.')
+            .filter(|(_, rest)| rest.bytes().all(|digit| digit == b'0'))
+            .map_or(&*text, |(digits, _)| digits);
+        match digits.parse() {
+            Ok(id) if (1..=MAX_ID).contains(&id) => Ok(Self(id)),
+            _ => Err("an id must be a whole number from 1 on"),
+        }
+    }
+}
+
+impl JsonSchema for RowId {
+    fn schema_name() -> Cow<'static, str> {
+        "DeadLetterId".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        schemars::json_schema!({ "type": "integer", "minimum": 1, "maximum": MAX_ID })
+    }
+}
+
+/// Dead letters to change: all that match a filter.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct DeadLetterSelection {
+    /// A change of all must say so.
+    #[schemars(extend("const" = true))]
+    all: bool,
+    /// What they have in common.
+    filter: Option<SelectionFilter>,
+}
+
+/// What dead letters have in common.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct SelectionFilter {
+    /// The observer, `namespace/name`.
+    observer: Option<String>,
+    /// The action.
+    action: Option<String>,
+    /// Kind of the last failure.
+    kind: Option<String>,
+    /// Entity of the event.
+    entity: Option<String>,
+    /// Key of the event.
+    key: Option<String>,
+    /// Tenant of the event.
+    tenant: Option<String>,
+    /// Given up at this time or later.
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    since: Option<DateTime<Utc>>,
+    /// Given up before this time.
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    until: Option<DateTime<Utc>>,
+}
+
+/// Adds the schema of a change's body.
+pub(super) fn selector(generator: &mut SchemaGenerator) -> Schema {
+    one_of(&[
+        schema_of::<DeadLetterIds>(generator),
+        schema_of::<DeadLetterSelection>(generator),
+    ])
+}
+
+/// Returns the schema of what is one of these.
+pub(super) fn one_of(schemas: &[Schema]) -> Schema {
+    schemars::json_schema!({ "oneOf": schemas })
+}
+
+/// Parses a body that names ids, or all that match something.
+pub(super) fn by_ids_or_all<I, A>(call: &Call, what: &str) -> Result<Selector<I, A>, Problem>
+where
+    I: serde::de::DeserializeOwned,
+    A: serde::de::DeserializeOwned,
+{
+    let body: Value = call.json()?;
+    let has = |name: &str| body.get(name).is_some();
+    let wrong = |error: serde_json::Error| {
+        let detail = format!("the body is not as documented: {error}");
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+    };
+    match (has("ids"), has("all")) {
+        (true, false) => Ok(Selector::Ids(serde_json::from_value(body).map_err(wrong)?)),
+        (false, true) => Ok(Selector::All(serde_json::from_value(body).map_err(wrong)?)),
+        _ => Err(Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            format!("give either `ids`, or `all: true` with {what}"),
+        )),
+    }
+}
+
+/// Ids, or all that match something.
+pub(super) enum Selector<I, A> {
+    Ids(I),
+    All(A),
+}
+
+/// Checks what a schema says beyond types.
+pub(super) fn invalid(detail: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+}
+
+/// Returns whether a text holds a NUL character, which nothing in Postgres does.
+pub(super) fn has_nul(text: &str) -> bool {
+    text.contains('\0')
+}
+
+/// Rejects a number of ids that is out of bounds.
+pub(super) fn check_ids<T>(ids: &[T]) -> Result<(), Problem> {
+    if !(1..=MAX_IDS).contains(&ids.len()) {
+        return Err(invalid(format!("ids must be 1 to {MAX_IDS} ids")));
+    }
+    Ok(())
+}
+
+/// Returns the filter of a list or an export; nothing where none can match.
+fn query_filter(call: &Call) -> Option<DeadLetterFilter> {
+    let query = &call.query;
+    let tenant = call.tenants(query.text("tenant")).filter().ok()?;
+    Some(DeadLetterFilter {
+        ids: None,
+        listener: Some(call.context.listener.to_string()),
+        observer: query.text("observer"),
+        action: query.text("action"),
+        kind: query.text("kind"),
+        entity: query.text("entity"),
+        key: query.text("key"),
+        tenant,
+        since: query.time("since"),
+        until: query.time("until"),
+    })
+}
+
+/// Returns the filter of a change; nothing where none can match.
+fn body_filter(call: &Call) -> Result<Option<DeadLetterFilter>, Problem> {
+    let what = "a `filter` of observer, action, kind, entity, key, tenant, since and until";
+    let (ids, filter) = match by_ids_or_all::<DeadLetterIds, DeadLetterSelection>(call, what)? {
+        Selector::Ids(DeadLetterIds { ids }) => {
+            check_ids(&ids)?;
+            let ids = ids.into_iter().map(|RowId(id)| id);
+            (Some(ids.collect()), SelectionFilter::default())
+        }
+        Selector::All(DeadLetterSelection { all: true, filter }) => {
+            (None, filter.unwrap_or_default())
+        }
+        Selector::All(_) => return Err(invalid("all must be true")),
+    };
+    let texts = [
+        &filter.observer,
+        &filter.action,
+        &filter.kind,
+        &filter.entity,
+        &filter.key,
+        &filter.tenant,
+    ];
+    if texts.into_iter().flatten().any(|text| has_nul(text)) {
+        return Ok(None);
+    }
+    let Ok(tenant) = call.tenants(filter.tenant).filter() else {
+        return Ok(None);
+    };
+    Ok(Some(DeadLetterFilter {
+        ids,
+        listener: Some(call.context.listener.to_string()),
+        observer: filter.observer,
+        action: filter.action,
+        kind: filter.kind,
+        entity: filter.entity,
+        key: filter.key,
+        tenant,
+        since: filter.since,
+        until: filter.until,
+    }))
+}
+
+pub(super) async fn list(call: Call) -> Result<Response, Problem> {
+    let limit = call.query.size("limit");
+    let before = call.query.integer("before").unwrap_or(i64::MAX);
+    let items = match query_filter(&call) {
+        Some(filter) => admin::list(&call.context.pool, &filter, before, limit.into()).await?,
+        None => Vec::new(),
+    };
+    let full = items.len() == usize::try_from(limit).unwrap_or(usize::MAX);
+    let next = items.last().filter(|_| full).map(|last| last.id);
+    json(&DeadLetterPage { items, next })
+}
+
+pub(super) async fn show(call: Call) -> Result<Response, Problem> {
+    let id = &call.id;
+    let none = || Problem::not_found(format!("there is no dead letter {id}"));
+    let Ok(tenant) = call.tenants(None).filter() else {
+        return Err(none());
+    };
+    let filter = DeadLetterFilter {
+        ids: Some(vec![id.parse().map_err(|_| none())?]),
+        listener: Some(call.context.listener.to_string()),
+        tenant,
+        ..DeadLetterFilter::default()
+    };
+    let found = admin::show(&call.context.pool, &filter).await?;
+    json(&found.ok_or_else(none)?)
+}
+
+pub(super) async fn redrive(call: Call) -> Result<Response, Problem> {
+    let count = match body_filter(&call)? {
+        Some(filter) => admin::redrive_selected(&call.context.pool, &filter).await?,
+        None => 0,
+    };
+    json(&AffectedCount { count })
+}
+
+pub(super) async fn drop_selected(call: Call) -> Result<Response, Problem> {
+    let count = match body_filter(&call)? {
+        Some(filter) => admin::drop_selected(&call.context.pool, &filter).await?,
+        None => 0,
+    };
+    json(&AffectedCount { count })
+}
+
+/// Streams all matches as lines of JSON, the oldest first.
+pub(super) fn export(call: Call) -> Response {
+    let kind = [(CONTENT_TYPE, LINES)];
+    let Some(filter) = query_filter(&call) else {
+        return (kind, Body::empty()).into_response();
+    };
+    let context = call.context;
+    let lines = stream::try_unfold(0, move |after| {
+        let (pool, filter) = (context.pool.clone(), filter.clone());
+        async move {
+            let page = admin::page(&pool, &filter, after, EXPORT_PAGE).await;
+            let page = page.map_err(io::Error::other)?;
+            let Some(last) = page.last() else {
+                return Ok::<_, io::Error>(None);
+            };
+            let after = last.row.id;
+            let mut text = Vec::new();
+            for letter in &page {
+                serde_json::to_writer(&mut text, letter)?;
+                text.push(b'\n');
+            }
+            Ok(Some((text, after)))
+        }
+    });
+    (kind, Body::from_stream(lines)).into_response()
+}
