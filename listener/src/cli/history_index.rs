@@ -9,7 +9,7 @@ use ::search::{
 use chrono::{DateTime, Utc};
 use crds::config::{DocumentContent, ListenerConfig, Redacted, SearchBackend};
 use sqlx::PgPool;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use url::Url;
 
 use super::CliError;
@@ -17,17 +17,6 @@ use super::output::{counted, time};
 
 /// How long the index is waited for by commands that know another source.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Pauses after a search that fails for now, before the next try: as the first ones do on an index that has
-/// just been created, whose shards start.
-const RETRY_PAUSES: [Duration; 3] = [
-    Duration::from_millis(100),
-    Duration::from_millis(300),
-    Duration::from_secs(1),
-];
-
-/// Time after which a failure is not tried again: the server is too busy, or hangs.
-const MAX_QUICK: Duration = Duration::from_secs(1);
 
 /// A history that can be read.
 pub(super) struct HistoryIndex {
@@ -88,15 +77,6 @@ impl HistoryIndex {
 
     /// Searches, for as long as the index takes.
     pub(super) async fn search(&self, request: &SearchRequest) -> Result<SearchPage, SearchError> {
-        for pause in RETRY_PAUSES {
-            let began = Instant::now();
-            match self.index.search(request).await {
-                Err(SearchError::Unavailable(_)) if began.elapsed() < MAX_QUICK => {
-                    tokio::time::sleep(pause).await;
-                }
-                found => return found,
-            }
-        }
         self.index.search(request).await
     }
 
