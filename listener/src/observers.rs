@@ -239,6 +239,11 @@ impl Observers {
         })
     }
 
+    /// Returns the identities of the observers, in their order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.compiled.iter().map(|one| &*one.name)
+    }
+
     /// Returns the number of targets.
     #[must_use]
     pub const fn len(&self) -> usize {

@@ -2,6 +2,7 @@
 
 use crate::support::listener::Config;
 use crate::support::program::{Ended, command};
+use crate::support::{TestDb, database};
 
 const DATABASE: &str = "postgres://127.0.0.1:1/shop";
 
@@ -133,4 +134,139 @@ async fn what_may_work_passes() {
     ])
     .await;
     assert!(ended.ok().starts_with("ok: "));
+}
+
+/// Observers of orders, none of which runs anywhere, and the ids of past events by their keys.
+async fn past_orders() -> (TestDb, Config, Vec<String>) {
+    let db = database().await;
+    db.run(
+        "create table orders (id int primary key, total int, note text);
+         select observer.track('orders');
+         insert into orders values (1, 2000, 'a'), (2, 5, null);
+         update orders set total = 3000 where id = 1;
+         delete from orders where id = 2",
+    )
+    .await;
+    let observers = when(
+        "large",
+        "Insert, Update",
+        "new.total > 1000 && changed(\"total\")",
+    ) + &when("cheap", "Delete", "old.total < 10")
+        + &when("odd", "Insert", "new.note.size() > 0");
+    let config = Config::new(&db.url, "", &observers);
+    let list = ["events", "list", "-o", "json", "--database-url", &db.url];
+    let listed = command(&list).await.ok();
+    let listed: Vec<serde_json::Value> = serde_json::from_str(&listed).unwrap();
+    let ids = listed
+        .iter()
+        .rev()
+        .map(|one| one["id"].as_str().unwrap().to_owned());
+    let ids = ids.collect();
+    (db, config, ids)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn past_events_show_what_observers_would_do() {
+    let (db, config, ids) = past_orders().await;
+    let file = config.path();
+    let file = file.to_str().unwrap();
+    // As lists, receivers and people write them: whole, of a delivery, and as a number.
+    let [first, second] = [ids[0].as_str(), ids[1].as_str()];
+    let of_delivery = format!("{second}.0123456789abcdef");
+    let number = ids[3].split('-').nth(1).unwrap();
+    let check = [
+        "check",
+        "-f",
+        file,
+        "--event",
+        first,
+        "--event",
+        &of_delivery,
+        "--event",
+        number,
+    ];
+    let text = command(&check).await.ok();
+    for told in [
+        "ok: listener default/test with 3 observers and 3 actions",
+        &format!("{first}: Insert of public.orders, key 1, at "),
+        "default/large: matches\n  act\n",
+        "default/cheap: does not match, it does not watch Insert",
+        "default/large: does not match, `new.total > 1000` is false",
+        "default/odd: fails, and each of its actions becomes a dead letter: ",
+        "default/cheap: matches",
+    ] {
+        assert!(text.contains(told), "{told:?} in:\n{text}");
+    }
+    let json = command(&[&check[..], &["-o", "json"]].concat()).await.ok();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["observers"], 3);
+    let matched = |event: usize| {
+        let observers = json["events"][event]["observers"].as_array().unwrap();
+        let matched = observers.iter().filter(|one| one["matches"] == true);
+        let names: Vec<&str> = matched
+            .map(|one| one["observer"].as_str().unwrap())
+            .collect();
+        names.join(" ")
+    };
+    assert_eq!(matched(0), "default/large default/odd");
+    assert_eq!(matched(1), "");
+    assert_eq!(matched(2), "default/cheap", "the deleted row");
+    let of = |event: usize, name: &str| {
+        let observers = json["events"][event]["observers"].as_array().unwrap();
+        let is_it = |one: &&serde_json::Value| one["observer"] == *format!("default/{name}");
+        observers.iter().find(is_it).unwrap()
+    };
+    let sent = &of(2, "cheap")["actions"][0]["sends"];
+    assert!(!sent.as_array().unwrap().is_empty(), "{json}");
+    let odd = of(1, "odd");
+    assert!(
+        odd["failure"].is_string() && odd["matches"] == false,
+        "{odd}"
+    );
+
+    let checkpoints: i64 = db.value("select count(*) from observer.checkpoint").await;
+    assert_eq!(checkpoints, 0, "nothing was run");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_the_log_no_longer_holds_are_named_after_the_others() {
+    let (db, config, ids) = past_orders().await;
+    db.run("delete from observer.change_log where key = '2'")
+        .await;
+    let file = config.path();
+    let file = file.to_str().unwrap();
+    let check = ["check", "-f", file, "--event", &ids[1], "--event", &ids[0]];
+    let ended = command(&check).await;
+    assert_eq!(ended.code, Some(1), "{}", ended.said());
+    assert!(
+        ended.out.contains("default/large: matches"),
+        "{}",
+        ended.said()
+    );
+    let told = format!(
+        "there is no event {}; the change log holds events since",
+        ids[1]
+    );
+    assert!(ended.err.contains(&told), "{}", ended.said());
+    let ended = command(&["check", "-f", file, "--event", "no-file.json"]).await;
+    assert_eq!(ended.code, Some(1), "{}", ended.said());
+    assert!(
+        ended.err.contains("no-file.json is no id of an event"),
+        "{}",
+        ended.said()
+    );
+}
+
+#[tokio::test]
+async fn problems_are_printed_for_programs_too() {
+    let text = when("a", "Insert", "nwe.total > 1") + &when("b", "Insert", "new.total >");
+    let config = Config::new(DATABASE, "", &text);
+    let ended = command(&["check", "-o", "json", "-f", config.path().to_str().unwrap()]).await;
+    assert_eq!(ended.code, Some(2), "{}", ended.said());
+    let json: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
+    assert_eq!(
+        json["problems"][0]["path"], "Observer default/a: spec.when",
+        "{json}"
+    );
+    assert!(json["problems"][1]["line"].is_u64(), "{json}");
 }

@@ -127,8 +127,17 @@ async fn shown_event_tells_what_became_of_each_delivery() {
         .clone();
     let text = events(&config, &["show", &id]).await.ok();
     assert!(text.contains("default/rejected: matched"), "{text}");
-    assert!(text.contains("post: dead letter 1, 1 attempt: "), "{text}");
+    assert!(
+        text.contains("post: dead letter 1, 1 attempt\n    20"),
+        "{text}"
+    );
+    assert!(text.contains("Z  failed after "), "{text}");
+    assert!(text.contains(" ms, status 400: "), "{text}");
     assert!(text.contains("post: queued, 1 attempt, due "), "{text}");
+    assert!(
+        text.contains(&format!(", job {}", id.split('.').next().unwrap())),
+        "{text}"
+    );
 
     db.run("delete from orders where id = 2").await;
     let deleted = list(&config, &["--operation", "delete"]).await;

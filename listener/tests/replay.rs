@@ -175,3 +175,97 @@ async fn what_waits_is_not_asked_for_twice_and_mistakes_are_named() {
         assert!(ended.err.contains(told), "{}", ended.err);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dry_run_tells_what_would_be_delivered_and_why_not_the_rest() {
+    let db = database().await;
+    db.run(
+        "create table orders (id int primary key, total int, status text); select observer.track('orders');
+         insert into orders select n, n * 100, case when n % 2 = 0 then 'paid' else 'new' end
+         from generate_series(1, 1200) n;
+         insert into orders values (2000, null, 'paid')",
+    )
+    .await;
+    let action = "    - name: note\n      log: {}\n    - name: again\n      log: {}\n";
+    let when = "  when: 'int(new.total) > 60000 && new.status == \"paid\"'\n";
+    let config = Config::new(&db.url, "", &observer("big", when, action));
+    let some = ["--observer", "big", "--from", "1h", "--dry-run"];
+    let json = async |more: &[&str]| {
+        let said = replay(&config, &[&some[..], &["-o", "json"], more].concat()).await;
+        let json: Value = serde_json::from_str(&said).unwrap();
+        json
+    };
+    let all = json(&[]).await;
+    assert_eq!(all["events"], 1201);
+    assert_eq!(all["evaluated"], 1201);
+    assert_eq!(all["delivered"], 300);
+    assert_eq!(all["deliveries"], 600);
+    let reasons = all["notDelivered"].as_array().unwrap();
+    let of = |part: &str| {
+        let is_it = |one: &&Value| one["reason"].as_str().unwrap().contains(part);
+        let found: Vec<_> = reasons
+            .iter()
+            .filter(is_it)
+            .map(|one| one["events"].as_u64().unwrap())
+            .collect();
+        found
+    };
+    assert_eq!(of("`int(new.total) > 60000` is false"), [300], "{all}");
+    assert_eq!(of("`new.status == \"paid\"` is false"), [300], "{all}");
+    assert_eq!(of("are false"), [300], "{all}");
+    let failed: Vec<_> = reasons
+        .iter()
+        .filter(|one| one["deadLetter"] == true)
+        .collect();
+    assert_eq!(failed.len(), 1, "{all}");
+    assert_eq!(failed[0]["events"], 1);
+    let sum: u64 = reasons
+        .iter()
+        .map(|one| one["events"].as_u64().unwrap())
+        .sum();
+    assert_eq!(sum, 901);
+
+    // The example leads to such an event.
+    let example = failed[0]["example"].as_str().unwrap();
+    let path = config.path();
+    let check = ["check", "-f", path.to_str().unwrap(), "--event", example];
+    assert!(command(&check).await.ok().contains("default/big: fails"));
+
+    let newest = json(&["--limit", "601"]).await;
+    assert_eq!(newest["evaluated"], 601);
+    assert_eq!(newest["events"], 1201);
+    assert_eq!(
+        newest["delivered"], 300,
+        "those of the largest totals are the newest"
+    );
+    let text = replay(&config, &[&some[..], &["--limit", "601"]].concat()).await;
+    assert!(
+        text.starts_with("1201 events of public.orders would be evaluated again\n"),
+        "{text}"
+    );
+    assert!(text.contains("the newest 601 were evaluated"), "{text}");
+    assert!(
+        text.contains("300 events of those would be delivered: 600 deliveries"),
+        "{text}"
+    );
+    assert!(
+        text.contains("fails, and becomes a dead letter: "),
+        "{text}"
+    );
+
+    let kept: i64 = db.value("select count(*) from observer.dead_letter").await;
+    assert_eq!(kept, 0, "nothing was requested");
+    let key = ["--observer", "big", "--from", "1h", "--key", "1000"];
+    let said = replay(&config, &[&key[..], &["-o", "json"]].concat()).await;
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(
+        (&said["events"], &said["requested"]),
+        (&Value::from(1), &Value::from(2))
+    );
+    let again = json(&["--key", "1000"]).await;
+    assert_eq!(
+        (&again["delivered"], &again["skipped"]),
+        (&Value::from(1), &Value::from(2))
+    );
+    assert_eq!(again["deliveries"], 0);
+}

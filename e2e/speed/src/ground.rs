@@ -170,6 +170,13 @@ impl<'a> Ground<'a> {
             .await?)
     }
 
+    /// MB that a table takes on disk, with its indexes.
+    pub(crate) async fn megabytes(&mut self, table: &str) -> anyhow::Result<f64> {
+        let sql = "select pg_total_relation_size($1::regclass)::float8 / 1e6";
+        let query = sqlx::query_scalar(sql).bind(table);
+        Ok(query.fetch_one(&mut self.connection).await?)
+    }
+
     /// Seconds of CPU time of the server so far.
     pub(crate) fn cpu(&self) -> anyhow::Result<f64> {
         self.server.cpu()

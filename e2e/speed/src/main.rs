@@ -10,6 +10,7 @@ mod place;
 mod plan;
 mod process;
 mod report;
+mod search;
 mod sink;
 mod steady;
 mod subject;
@@ -27,6 +28,7 @@ use crate::ground::Server;
 use crate::place::Bench;
 use crate::plan::Plan;
 use crate::report::{Of, Report};
+use crate::search::SearchArgs;
 use crate::steady::{Load, Offer};
 use crate::subject::{Programs, Subject};
 
@@ -62,6 +64,8 @@ enum What {
     Writers,
     /// A bare `select`
     Read,
+    /// A history of events: what it costs, how soon an event is found, how long a search takes
+    Search,
 }
 
 /// A rate at which rows come.
@@ -94,7 +98,7 @@ struct RunArgs {
     #[command(flatten)]
     programs: Programs,
     /// What to measure
-    #[arg(long, value_delimiter = ',', default_values = ["drain", "steady", "idle", "writers", "read"])]
+    #[arg(long, value_delimiter = ',', default_values = ["drain", "steady", "idle", "writers", "read", "search"])]
     what: Vec<What>,
     /// Systems to measure; all that are there
     #[arg(long, value_delimiter = ',')]
@@ -104,6 +108,8 @@ struct RunArgs {
     rounds: usize,
     #[command(flatten)]
     plan: Plan,
+    #[command(flatten)]
+    search: SearchArgs,
     /// Seconds that a backlog is worked on at most; what has come by then counts
     #[arg(long, default_value_t = 30)]
     limit: u64,
@@ -181,6 +187,11 @@ async fn run(args: &RunArgs) -> anyhow::Result<()> {
             What::Read => {
                 let rows = args.plan.backlog();
                 report.read_per_second = Some(idle::read(bench, &args.plan.base(), rows).await?);
+            }
+            What::Search => {
+                let limit = Duration::from_secs(args.limit);
+                let how = (&args.plan, args.rounds, limit);
+                search::measure(&args.search, bench, how, &mut report.search).await?;
             }
         }
         // What was measured so far is not lost by what fails after it.

@@ -28,6 +28,8 @@ pub(crate) struct Setting {
     pub(crate) idle_observers: usize,
     /// How long a transaction has been open, from before the first row on, while a few rows came.
     pub(crate) open_transaction: Option<Duration>,
+    /// History of our listener, as `spec.search` has it; none where absent.
+    pub(crate) search: Option<String>,
 }
 
 /// What all of a benchmark's measurements share.

@@ -71,6 +71,7 @@ impl Plan {
             shards: None,
             idle_observers: 0,
             open_transaction: None,
+            search: None,
         }
     }
 

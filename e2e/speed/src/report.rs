@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::drain::Drained;
 use crate::figures::median;
 use crate::idle::Idle;
+use crate::search::SearchFigures;
 use crate::sink::Faults;
 use crate::steady::Steady;
 use crate::writers::Writers;
@@ -24,6 +25,8 @@ pub(crate) struct Report {
     pub(crate) writers: Vec<Writers>,
     /// Rows a second that a bare `select` reads.
     pub(crate) read_per_second: Option<f64>,
+    /// Of a history.
+    pub(crate) search: SearchFigures,
 }
 
 /// All rounds of a system in one setting.
@@ -36,13 +39,13 @@ pub(crate) struct Of<T> {
 }
 
 impl<T> Of<T> {
-    fn middle(&self, figure: impl Fn(&T) -> f64) -> f64 {
+    pub(crate) fn middle(&self, figure: impl Fn(&T) -> f64) -> f64 {
         let mut figures: Vec<f64> = self.rounds.iter().map(figure).collect();
         median(&mut figures)
     }
 
     /// How far the furthest round is from the middle one, as a part of that.
-    fn spread(&self, figure: impl Fn(&T) -> f64) -> f64 {
+    pub(crate) fn spread(&self, figure: impl Fn(&T) -> f64) -> f64 {
         let middle = self.middle(&figure);
         let off = self
             .rounds
@@ -52,7 +55,7 @@ impl<T> Of<T> {
     }
 
     /// The sums of what should not be, as the last cells of a line.
-    fn faults(&self, faults: impl Fn(&T) -> Faults) -> String {
+    pub(crate) fn faults(&self, faults: impl Fn(&T) -> Faults) -> String {
         let sum = |count: fn(&Faults) -> u64| -> u64 {
             self.rounds.iter().map(|one| count(&faults(one))).sum()
         };
@@ -106,6 +109,7 @@ impl Report {
         if let Some(rate) = self.read_per_second {
             let _ = writeln!(out, "\nA bare `select` reads {rate:.0} rows/s.");
         }
+        self.search.markdown(&mut out);
         out
     }
 

@@ -54,6 +54,16 @@ impl Load {
     }
 }
 
+/// A row that was written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Written {
+    pub(crate) id: u64,
+    /// When its `insert` was sent.
+    pub(crate) sent: Instant,
+    /// When its commit was answered.
+    pub(crate) committed: Instant,
+}
+
 /// What steady rows took.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Steady {
@@ -89,9 +99,9 @@ pub(crate) async fn steady(
     let _all = record.wait_for(events + 1, forever(), PATIENCE).await;
     let mut delays: Vec<f64> = written
         .iter()
-        .filter_map(|(id, at)| {
-            let arrived = record.at(*id)?;
-            Some(arrived.saturating_duration_since(*at).as_secs_f64() * 1e3)
+        .filter_map(|row| {
+            let arrived = record.at(row.id)?;
+            Some(arrived.saturating_duration_since(row.sent).as_secs_f64() * 1e3)
         })
         .collect();
     delays.sort_unstable_by(f64::total_cmp);
@@ -110,13 +120,12 @@ pub(crate) async fn steady(
     Ok(steady)
 }
 
-/// Writes rows from number 1 on. Their numbers, and when the commit of each was asked for: what is
-/// measured from there has the commit in it.
+/// Writes rows from number 1 on. What is measured from when they were sent has the commit in it.
 pub(crate) async fn write(
     ground: &Ground<'_>,
     record: &Arc<Record>,
     load: Load,
-) -> anyhow::Result<Vec<(u64, Instant)>> {
+) -> anyhow::Result<Vec<Written>> {
     let mut writers = JoinSet::new();
     let began = Instant::now();
     let end = began + Duration::from_secs(load.seconds);
@@ -144,7 +153,7 @@ pub(crate) async fn write(
                         }
                     }
                 }
-                let at = Instant::now();
+                let sent = Instant::now();
                 let lane = i32::try_from(id % lanes as u64)?;
                 sqlx::query("insert into item (bench_id, lane, note) values ($1, $2, $3)")
                     .bind(i64::try_from(id)?)
@@ -152,7 +161,11 @@ pub(crate) async fn write(
                     .bind(&note)
                     .execute(&mut connection)
                     .await?;
-                written.push((id, at));
+                written.push(Written {
+                    id,
+                    sent,
+                    committed: Instant::now(),
+                });
             }
             connection.close().await?;
             anyhow::Ok(written)

@@ -222,12 +222,15 @@ fn listener(start: &Start<'_>, more: &str) -> anyhow::Result<Command> {
         .setting
         .shards
         .map(|shards| format!("  shards: {shards}\n"));
+    let search = start.setting.search.as_ref();
+    let search = search.map(|search| format!("  search: {search}\n"));
     let mut files = format!(
         "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: ObserverListener\n\
          metadata: {{name: speed}}\nspec:\n  database:\n    \
-         url: {{value: \"{}\"}}\n  egress: {{allow: [127.0.0.0/8]}}\n{}",
+         url: {{value: \"{}\"}}\n  egress: {{allow: [127.0.0.0/8]}}\n{}{}",
         start.database_url,
-        shards.unwrap_or_default()
+        shards.unwrap_or_default(),
+        search.unwrap_or_default()
     );
     for number in 0..=start.setting.idle_observers {
         let when = match number {

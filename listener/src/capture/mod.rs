@@ -6,9 +6,9 @@
 
 pub mod change_log;
 pub mod poll_loop;
-
 pub mod position;
 pub mod reader;
 pub mod retention;
 pub mod snapshot;
 pub(crate) mod stored_position;
+pub mod tail;

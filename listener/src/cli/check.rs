@@ -1,6 +1,7 @@
 //! `check`: all problems of the files at once.
 
-use std::path::PathBuf;
+use std::path::Path;
+use std::sync::Arc;
 
 use clap::{ArgGroup, Args};
 use crds::config::{Bundle, ListenerConfig};
@@ -10,13 +11,18 @@ use observer_listener::actions::verify_own_database;
 use observer_listener::admission::action_runtime::ActionRuntime;
 use observer_listener::admission::endpoint_gate::EndpointRegistry;
 use observer_listener::database;
+use observer_listener::delivery::event::Event;
+use observer_listener::history::events::EventId;
 use observer_listener::lint::lint;
 use observer_listener::observers::Observers;
-use observer_listener::{migrate, tracking};
+use observer_listener::{history, migrate, tracking};
+use serde::Serialize;
+use sqlx::PgPool;
 
-use super::output::{counted, say};
+use super::evaluation::Evaluation;
+use super::output::{OutputFormat, counted, say};
 use super::{CliError, FileArgs};
-use super::{files, sample, schema};
+use super::{events, files, sample, schema};
 
 /// Field with the database's URL.
 const DATABASE_URL: &str = "spec.database.url";
@@ -29,14 +35,41 @@ const OWN_URL: &str = "spec.egress.ownDatabase.url";
 pub(super) struct CheckArgs {
     #[command(flatten)]
     files: FileArgs,
-    /// Sample event as JSON, in the format of a webhook body: shows what the observers would do, without
-    /// doing it
-    #[arg(long, value_name = "FILE")]
-    event: Option<PathBuf>,
+    /// Event to show what the observers would do with it, without doing it: the id of one that the change
+    /// log of the database holds, in any form that `events show` takes, or a file with a sample event as
+    /// JSON, in the format of a webhook body; repeatable
+    #[arg(long = "event", value_name = "ID or FILE")]
+    events: Vec<String>,
     /// Also check the listener's database: whether it tracks the tables of the observers, and whether the
     /// login for statements in it has exactly the rights that it needs
     #[arg(long)]
     online: bool,
+    /// Output format
+    #[arg(long, short, value_enum, default_value_t)]
+    output: OutputFormat,
+}
+
+/// What was found, for programs.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report<'a> {
+    listener: Option<String>,
+    observers: usize,
+    actions: usize,
+    problems: Vec<ReportedProblem<'a>>,
+    events: Vec<Evaluation>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ReportedProblem<'a> {
+    #[serde(skip_serializing_if = "str::is_empty")]
+    file: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<usize>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    path: &'a str,
+    message: &'a str,
 }
 
 /// Prints all problems, or a summary if there are none.
@@ -90,23 +123,110 @@ pub(super) async fn check(args: &CheckArgs) -> Result<(), CliError> {
     }
     problems.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
     if !problems.is_empty() {
+        if let OutputFormat::Json = args.output {
+            print_problems(&problems)?;
+        }
         return Err(CliError::Config(listed(&problems)));
     }
-    if let Some(bundle) = loaded {
-        let actions: usize = bundle
-            .observers
-            .iter()
-            .map(|observer| observer.actions.len())
-            .sum();
-        let (listener, observers) = (bundle.listener.identity(), bundle.observers.len());
+    match (loaded, compiled) {
+        (Some(bundle), Ok(compiled)) => evaluate(args, &bundle, &compiled).await,
+        _ => Ok(()),
+    }
+}
+
+/// Prints what the observers of files without a problem would do with the events that were given.
+async fn evaluate(
+    args: &CheckArgs,
+    bundle: &Bundle,
+    observers: &Observers,
+) -> Result<(), CliError> {
+    let actions = bundle.observers.iter().map(|one| one.actions.len());
+    let mut report = Report {
+        listener: Some(bundle.listener.identity()),
+        observers: bundle.observers.len(),
+        actions: actions.sum(),
+        ..Report::default()
+    };
+    let as_text = matches!(args.output, OutputFormat::Table);
+    if as_text {
+        let (listener, observers) = (bundle.listener.identity(), report.observers);
         let observers = counted(observers as u64, "observer", "observers");
-        let actions = counted(actions as u64, "action", "actions");
+        let actions = counted(report.actions as u64, "action", "actions");
         say!("ok: listener {listener} with {observers} and {actions}")?;
-        if let (Some(event), Ok(compiled)) = (&args.event, &compiled) {
-            sample::show(compiled, event)?;
+    }
+    let mut past = PastEvents::new(&bundle.listener);
+    let mut missing = Vec::new();
+    for given in &args.events {
+        let is_sample = Path::new(given).exists();
+        let event = match (is_sample, given.parse::<EventId>()) {
+            (false, Ok(id)) => {
+                let Some(event) = past.find(&id).await? else {
+                    missing.push(given.as_str());
+                    continue;
+                };
+                event
+            }
+            _ => sample::read(Path::new(given))?,
+        };
+        let evaluation = Evaluation::of(observers, &Arc::new(event));
+        if as_text {
+            if !is_sample || args.events.len() > 1 {
+                evaluation.print_event()?;
+            }
+            evaluation.print()?;
+        } else {
+            report.events.push(evaluation);
         }
     }
-    Ok(())
+    if !as_text {
+        say!("{}", serde_json::to_string_pretty(&report)?)?;
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(events::missing(&past.pool().await?, &missing.join(", ")).await?)
+}
+
+/// Events of the listener's database, to which a connection is made when the first one is read.
+struct PastEvents<'a> {
+    listener: &'a ListenerConfig,
+    pool: Option<PgPool>,
+}
+
+impl<'a> PastEvents<'a> {
+    const fn new(listener: &'a ListenerConfig) -> Self {
+        let pool = None;
+        Self { listener, pool }
+    }
+
+    async fn pool(&mut self) -> Result<PgPool, CliError> {
+        if let Some(pool) = &self.pool {
+            return Ok(pool.clone());
+        }
+        let pool = schema::connect(&self.listener.database_url).await?;
+        migrate::verify(&pool).await?;
+        self.pool = Some(pool.clone());
+        Ok(pool)
+    }
+
+    async fn find(&mut self, id: &EventId) -> Result<Option<Event>, CliError> {
+        Ok(history::events::find(&self.pool().await?, id).await?)
+    }
+}
+
+/// Prints problems for programs.
+fn print_problems(problems: &[Diagnostic]) -> Result<(), CliError> {
+    let problems = problems.iter().map(|one| ReportedProblem {
+        file: &one.file,
+        line: one.line,
+        path: &one.path,
+        message: &one.message,
+    });
+    let report = Report {
+        problems: problems.collect(),
+        ..Report::default()
+    };
+    say!("{}", serde_json::to_string_pretty(&report)?)
 }
 
 /// Diagnostic of a listener's field.

@@ -13,11 +13,8 @@ use tokio::time::MissedTickBehavior;
 
 use super::output::{OutputFormat, PICKUP_NOTE, confirm, counted, say, time};
 use super::schema::{listener_required, open_database};
-use super::table::{beginning, print};
+use super::table::{one_line, print};
 use super::{CliError, DatabaseArgs, files, identity};
-
-/// Most characters of an error in a table.
-const ERROR_WIDTH: usize = 80;
 
 /// Dead letters in memory during an export.
 const EXPORT_PAGE: i64 = 100;
@@ -364,10 +361,10 @@ fn row(letter: &DeadLetterRow) -> [String; 8] {
         time(letter.created_at),
         format!("{}/{}", letter.observer, letter.action),
         format!("{} {}", letter.operation, letter.entity),
-        beginning(letter.key.as_deref().unwrap_or_default(), ERROR_WIDTH / 2),
+        one_line(letter.key.as_deref().unwrap_or_default()),
         letter.attempts.to_string(),
         format!("{}{redriving}", letter.error_kind),
-        beginning(&letter.error, ERROR_WIDTH),
+        one_line(&letter.error),
     ]
 }
 

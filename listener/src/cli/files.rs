@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crds::config::{ObserverConfig, Redacted};
+use crds::config::{ListenerConfig, ObserverConfig, Redacted};
 use crds::loader::Loaded;
 use crds::manifest::{Diagnostics, SourceFile};
 
@@ -41,6 +41,14 @@ pub(super) fn observers(args: &DatabaseArgs) -> Result<Vec<String>, CliError> {
     }
     let observers = load(&args.file_args())?.bundle.observers;
     Ok(observers.iter().map(ObserverConfig::identity).collect())
+}
+
+/// Returns the listener of the files that give the database; none if it is given by URL.
+pub(super) fn listener(args: &DatabaseArgs) -> Result<Option<ListenerConfig>, CliError> {
+    if args.files.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(load(&args.file_args())?.bundle.listener))
 }
 
 /// Returns the YAML files of a folder, sorted by name.

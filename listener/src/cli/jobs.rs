@@ -16,11 +16,8 @@ use sqlx::PgPool;
 
 use super::output::{OutputFormat, PICKUP_NOTE, confirm, counted, say, time};
 use super::schema::{connect, open_database, open_database_of_listener};
-use super::table::{beginning, print};
+use super::table::{one_line, print};
 use super::{CliError, DatabaseArgs, files, identity};
-
-/// Most characters of an error in a table.
-const ERROR_WIDTH: usize = 60;
 
 /// Most jobs that are read for the names of their observers and actions.
 const MAX_NAMES: usize = 1000;
@@ -350,10 +347,10 @@ fn row(job: &JobView) -> [String; 8] {
         job.id.clone(),
         job.state.as_str().to_owned(),
         format!("{}/{}", job.observer, job.action),
-        beginning(job.key.as_deref().unwrap_or_default(), ERROR_WIDTH / 2),
+        one_line(job.key.as_deref().unwrap_or_default()),
         HumanDuration::from_secs(u64::try_from(age).unwrap_or(0)).to_string(),
         scheduled,
         job.attempts.to_string(),
-        beginning(job.error.as_deref().unwrap_or_default(), ERROR_WIDTH),
+        one_line(job.error.as_deref().unwrap_or_default()),
     ]
 }

@@ -2,16 +2,28 @@
 
 mod check;
 mod dead_letters;
+mod dry_run;
+mod evaluation;
+mod event_filter;
+mod event_text;
+mod event_view;
 mod events;
 mod files;
+mod history_index;
 mod jobs;
+mod listener;
 mod output;
+mod pending_outcomes;
 mod replay;
 mod run;
 mod sample;
 mod schema;
+mod search;
+mod search_output;
 mod status;
 mod table;
+mod tail;
+mod watch;
 mod watched;
 
 use std::path::PathBuf;
@@ -67,9 +79,13 @@ enum Command {
     DropListener(schema::DropListenerArgs),
     /// Show shards with their owners and lag, processes, jobs and open circuit breakers
     Status(status::StatusArgs),
-    /// Show events of the change log and what became of them
+    /// Search the history of a listener: events by any field, with what became of them
+    Search(Box<search::SearchArgs>),
+    /// Show events of the history or of the change log, and what became of them
     #[command(subcommand)]
     Events(events::EventsCommand),
+    /// Show events as they are committed, and what becomes of them, until Ctrl-C
+    Tail(tail::TailArgs),
     /// List, retry or cancel jobs in the queue
     #[command(subcommand)]
     Jobs(jobs::JobsCommand),
@@ -217,7 +233,9 @@ pub fn main() -> ExitCode {
             Command::ResetPosition(args) => schema::reset_position(args).await,
             Command::DropListener(args) => schema::drop_listener(args).await,
             Command::Status(args) => status::status(args).await,
+            Command::Search(args) => search::search(*args).await,
             Command::Events(command) => events::events(command).await,
+            Command::Tail(args) => tail::tail(args).await,
             Command::Jobs(command) => jobs::jobs(command).await,
             Command::DeadLetters(command) => dead_letters::dead_letters(command).await,
             Command::Replay(args) => replay::replay(args).await,

@@ -1,7 +1,7 @@
 //! Output of commands. A closed pipe, as of `head`, ends a command without an error.
 
 use std::fmt::Arguments;
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::ValueEnum;
@@ -19,7 +19,7 @@ pub(super) enum OutputFormat {
     /// Columns
     #[default]
     Table,
-    /// One JSON array
+    /// JSON: one document, or one on each line where a command does not end by itself
     Json,
 }
 
@@ -48,6 +48,13 @@ pub(super) fn confirm(yes: bool, effect: &str) -> Result<(), CliError> {
     Err(CliError::Config(format!(
         "{effect}. Nothing was done; add --yes to do it"
     )))
+}
+
+/// Whether standard output shows colour: a terminal does, unless `NO_COLOR` is set or it is a dumb one.
+pub(super) fn has_colour() -> bool {
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|set| !set.is_empty());
+    let is_dumb = std::env::var_os("TERM").is_some_and(|kind| kind == "dumb");
+    std::io::stdout().is_terminal() && !is_set("NO_COLOR") && !is_dumb
 }
 
 /// Formats a count with its noun: `1 event`, `2 events`.

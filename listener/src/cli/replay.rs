@@ -6,16 +6,19 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use clap::{ArgGroup, Args};
 use crds::config::Bundle;
+use observer_listener::admission::action_runtime::ActionRuntime;
+use observer_listener::admission::endpoint_gate::EndpointRegistry;
 use observer_listener::dead_letters::replay::{self, ReplaySelection};
 use observer_listener::migrate;
 use program::logs;
+use serde::Serialize;
 use sqlx::PgPool;
 use tokio::time::MissedTickBehavior;
 
 use super::dead_letters::moment;
-use super::output::{PICKUP_NOTE, confirm, counted, say};
+use super::output::{OutputFormat, PICKUP_NOTE, confirm, counted, say};
 use super::schema::connect;
-use super::{CliError, FileArgs, files, identity};
+use super::{CliError, FileArgs, check, dry_run, files, identity};
 
 /// Events per request without a rate.
 const BATCH: i64 = 500;
@@ -49,9 +52,19 @@ pub(super) struct ReplayArgs {
     /// Events per second to request; default: all at once
     #[arg(long, value_name = "PER SECOND", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rate: Option<u32>,
-    /// Only print how many events match
+    /// Only print how many events would be delivered, how many would not, and which parts of the condition
+    /// are false
     #[arg(long)]
     dry_run: bool,
+    /// Maximum number of events that a dry run evaluates, the newest ones
+    #[arg(
+        long, value_name = "EVENTS", default_value_t = 10_000, requires = "dry_run",
+        value_parser = clap::value_parser!(u64).range(1..=10_000_000)
+    )]
+    limit: u64,
+    /// Output format
+    #[arg(long, short, value_enum, default_value_t)]
+    output: OutputFormat,
     /// Confirm that the events are delivered again
     #[arg(long, conflicts_with = "dry_run")]
     yes: bool,
@@ -60,8 +73,17 @@ pub(super) struct ReplayArgs {
 /// Runs `replay`.
 pub(super) async fn replay(args: ReplayArgs) -> Result<(), CliError> {
     let (rate, dry_run, yes) = (args.rate, args.dry_run, args.yes);
-    let bundle = files::load(&args.files)?.bundle;
-    let selection = selection(args, &bundle)?;
+    let (limit, output) = (args.limit, args.output);
+    let loaded = files::load(&args.files)?;
+    let bundle = &loaded.bundle;
+    let selection = selection(args, bundle)?;
+    // What a replay does is up to the running listener, whose files these may not be.
+    let observers = if dry_run {
+        let shared = ActionRuntime::new(&bundle.listener.egress, &EndpointRegistry::default())?;
+        Some(check::compile(&loaded, &shared)?)
+    } else {
+        None
+    };
     let pool = connect(&bundle.listener.database_url).await?;
     migrate::verify(&pool).await?;
     match replay::oldest(&pool).await? {
@@ -72,26 +94,34 @@ pub(super) async fn replay(args: ReplayArgs) -> Result<(), CliError> {
         _ => {}
     }
     let all = replay::count(&pool, &selection).await?;
+    if let Some(observers) = observers {
+        return dry_run::print(&pool, &observers, &selection, (all, limit), output).await;
+    }
     let would = format!(
         "{} of {} would be evaluated again",
         counted(all, "event", "events"),
         selection.entity
     );
-    if dry_run {
-        return say!("{would}");
-    }
     confirm(
         yes,
         &format!("{would}, and delivered again if the condition holds"),
     )?;
     let (events, requested) = request_all(&pool, &selection, rate, all).await?;
+    let per_event = u64::try_from(selection.actions.len()).unwrap_or(u64::MAX);
+    let skipped = (events * per_event).saturating_sub(requested);
+    if let OutputFormat::Json = output {
+        let replayed = Replayed {
+            events,
+            requested,
+            skipped,
+        };
+        return say!("{}", serde_json::to_string_pretty(&replayed)?);
+    }
     say!(
         "{}, {} requested, to be made if the condition holds; {PICKUP_NOTE}",
         counted(events, "event", "events"),
         counted(requested, "delivery", "deliveries")
     )?;
-    let per_event = u64::try_from(selection.actions.len()).unwrap_or(u64::MAX);
-    let skipped = (events * per_event).saturating_sub(requested);
     if skipped > 0 {
         say!(
             "skipped because they are dead letters or requested already: {}; `dead-letters redrive` retries those",
@@ -99,6 +129,17 @@ pub(super) async fn replay(args: ReplayArgs) -> Result<(), CliError> {
         )?;
     }
     Ok(())
+}
+
+/// What was requested, for programs.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Replayed {
+    events: u64,
+    /// Number of deliveries that were requested.
+    requested: u64,
+    /// Number of deliveries that are dead letters or were requested before.
+    skipped: u64,
 }
 
 /// Returns the events and actions to replay; fails if the listener does not have them.

@@ -1,20 +1,18 @@
-//! `check --event`: what the observers would do with a sample event.
+//! Sample events of `check --event`.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use crds::config::Operation;
-use observer_listener::delivery::Delivery;
 use observer_listener::delivery::event::Event;
-use observer_listener::matching::RuleMatch;
-use observer_listener::observers::Observers;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::CliError;
-use super::output::say;
+
+/// Number in the log of an event that is in none.
+const NO_LOG_ID: i64 = 0;
 
 /// Largest sample in bytes.
 const MAX_SAMPLE: u64 = 16 << 20;
@@ -46,64 +44,13 @@ struct Sample {
     _action: Option<String>,
 }
 
-/// Prints what each observer of the event's entity would do with it.
-pub(super) fn show(observers: &Observers, path: &Path) -> Result<(), CliError> {
-    let event = Arc::new(read(path)?);
-    let mut watching = 0;
-    for (observer, targets) in observers.watching(&event) {
-        watching += 1;
-        match observers.decide(&event, observer) {
-            None => say!("\n{observer}: does not match")?,
-            Some(RuleMatch::Failed(failure)) => {
-                say!(
-                    "\n{observer}: fails, and each of its actions becomes a dead letter: {}",
-                    failure.message
-                )?;
-            }
-            Some(RuleMatch::Match) => {
-                say!("\n{observer}: matches")?;
-                for target in targets {
-                    let delivery = Delivery {
-                        event: Arc::clone(&event),
-                        observer: Arc::clone(&target.name.observer),
-                        action: Arc::clone(&target.name.action),
-                        attempt: 1,
-                        replay: None,
-                    };
-                    say!("  {}", target.name.action)?;
-                    match target.action.preview(&delivery, Utc::now()) {
-                        Ok(lines) => lines
-                            .iter()
-                            .try_for_each(|(label, text)| print(label, text))?,
-                        Err(failure) => print("becomes a dead letter", &failure.message)?,
-                    }
-                }
-            }
-        }
-    }
-    if watching == 0 {
-        say!(
-            "\nno observer watches {} of {}",
-            event.operation.as_str(),
-            event.entity
-        )?;
-    }
-    Ok(())
-}
-
-/// Prints a label and its text, below it if it has several lines.
-fn print(label: &str, text: &str) -> Result<(), CliError> {
-    if !text.contains('\n') {
-        return say!("    {label}: {text}");
-    }
-    say!("    {label}:")?;
-    text.lines().try_for_each(|line| say!("      {line}"))
-}
-
-fn read(path: &Path) -> Result<Event, CliError> {
+/// Reads a sample event.
+pub(super) fn read(path: &Path) -> Result<Event, CliError> {
     let shown = path.display();
     let size = std::fs::metadata(path).map(|found| found.len());
-    let size = size.with_context(|| format!("cannot read {shown}"))?;
+    let size = size.with_context(|| {
+        format!("{shown} is no id of an event, and cannot be read as a file with one")
+    })?;
     if size > MAX_SAMPLE {
         return Err(CliError::Config(format!("{shown}: is larger than 16 MiB")));
     }
@@ -116,7 +63,7 @@ fn read(path: &Path) -> Result<Event, CliError> {
     })?;
     let occurred_at = sample.occurred_at.unwrap_or_else(Utc::now);
     Ok(Event {
-        log_id: 1,
+        log_id: NO_LOG_ID,
         id: "sample-1".to_owned(),
         hash: 0,
         entity: sample.entity.into(),

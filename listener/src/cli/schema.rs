@@ -1,16 +1,16 @@
 //! `migrate`, `reset-position` and `drop-listener`.
 
 use clap::{Args, ValueEnum};
-use crds::config::Redacted;
+use crds::config::{ListenerConfig, Redacted, SearchBackend, SearchConfig};
 use observer_listener::checkpoint::stored_rows;
 use observer_listener::coordination::live_processes;
 use observer_listener::database::{self, DatabaseError};
 use observer_listener::migrate;
-use observer_listener::runtime::cluster;
+use observer_listener::runtime::cluster::{self, RemovalLimits};
 use sqlx::PgPool;
 
 use super::output::{confirm, counted, say};
-use super::{CliError, DatabaseArgs};
+use super::{CliError, DatabaseArgs, files};
 
 #[derive(Debug, Args)]
 pub(super) struct MigrateArgs {
@@ -48,7 +48,8 @@ pub(super) struct DropListenerArgs {
     /// Confirm the deletion
     #[arg(long)]
     yes: bool,
-    /// Skip the check for running processes, and succeed if there is nothing to delete
+    /// Skip the check for running processes, and succeed if there is nothing to delete; documents of a history in
+    /// Elasticsearch are removed if files are given
     #[arg(long, requires = "yes")]
     gone: bool,
 }
@@ -120,8 +121,9 @@ pub(super) async fn reset_position(args: ResetPositionArgs) -> Result<(), CliErr
 
 /// Deletes all data of a listener.
 pub(super) async fn drop_listener(args: DropListenerArgs) -> Result<(), CliError> {
+    let config = files::listener(&args.database)?;
     if args.gone {
-        return drop_unchecked(args.database).await;
+        return drop_unchecked(args.database, config.as_ref()).await;
     }
     let (pool, listener) = open_database_of_listener(args.database).await?;
     require_stopped(&pool, &listener, "drop-listener").await?;
@@ -131,31 +133,61 @@ pub(super) async fn drop_listener(args: DropListenerArgs) -> Result<(), CliError
     }
     let risk = format!(
         "listener {listener}: its checkpoints of {}, {}, {} in the database and the records of {} would be deleted \
-         permanently; if it runs again under this name, it starts over and delivers all events in the change log again, {} now",
+         permanently{}; if it runs again under this name, it starts over and delivers all events in the change log again, {} now",
         kept.shards.of("shard"),
         kept.dead_letters.of("dead letter"),
         kept.jobs.of("job"),
         kept.processed_deliveries.of("exactly-once effect"),
+        if config
+            .as_ref()
+            .is_some_and(|config| config.search.is_some())
+        {
+            ", and its history with them"
+        } else {
+            ""
+        },
         kept.events.of("event"),
     );
     confirm(args.yes, &risk)?;
-    let rows: i64 = sqlx::query_scalar("select observer.drop_listener($1)")
-        .bind(&listener)
-        .fetch_one(&pool)
-        .await?;
-    let rows = counted(rows.unsigned_abs(), "row", "rows");
-    say!("listener {listener} is dropped: {rows} deleted")
+    drop_rows_and_documents(&pool, &listener, config.as_ref()).await
 }
 
 /// Deletes all data of a listener without a check for running processes, as the operator does.
-async fn drop_unchecked(database: DatabaseArgs) -> Result<(), CliError> {
+async fn drop_unchecked(
+    database: DatabaseArgs,
+    config: Option<&ListenerConfig>,
+) -> Result<(), CliError> {
     let (url, listener) = database.resolve()?;
     let listener = listener.ok_or_else(|| {
         CliError::Config("name the listener with --listener NAME, or its files with -f FILE".into())
     })?;
-    let rows = cluster::drop_listener(&connect(&url).await?, &listener).await?;
+    drop_rows_and_documents(&connect(&url).await?, &listener, config).await
+}
+
+/// Deletes the rows of a listener, and its documents wherever its configuration says that they are.
+async fn drop_rows_and_documents(
+    pool: &PgPool,
+    listener: &str,
+    config: Option<&ListenerConfig>,
+) -> Result<(), CliError> {
+    let search = config.and_then(|config| config.search.as_ref());
+    let is_elsewhere = |config: &&SearchConfig| config.backend != SearchBackend::Postgres;
+    if let Some(config) = search.filter(|config| !is_elsewhere(config)) {
+        // Part by part, as there may be millions. What is left, and what is wrong, the statement below finds.
+        let index = search::open(config, pool.clone())?;
+        let limits = RemovalLimits::DEFAULT;
+        if let Err(error) = cluster::remove_documents(&*index, listener, limits).await {
+            tracing::debug!(%error, "documents are left to the last statement");
+        }
+    }
+    let rows = cluster::drop_listener(pool, listener).await?;
     let rows = counted(rows.unsigned_abs(), "row", "rows");
-    say!("listener {listener} is dropped: {rows} deleted")
+    let Some(config) = search.filter(is_elsewhere) else {
+        return say!("listener {listener} is dropped: {rows} deleted");
+    };
+    let index = search::open(config, pool.clone())?;
+    cluster::remove_documents(&*index, listener, RemovalLimits::DEFAULT).await?;
+    say!("listener {listener} is dropped: {rows} deleted, and its documents in the search index")
 }
 
 /// Connects to the database; returns the listener too if one is given. One that is given by name alone must

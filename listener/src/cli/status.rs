@@ -1,31 +1,50 @@
 //! `status`: shards, processes, jobs and circuit breakers of listeners.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
-use ::queue::QueueStats;
+use ::queue::{JobQueue, QueueStats};
 use chrono::{DateTime, Utc};
 use clap::Args;
 use crds::duration::HumanDuration;
 use observer_listener::checkpoint::status::{self, ShardState};
 use observer_listener::coordination::heartbeat::{self, MemberState};
 use observer_listener::coordination::live_processes;
+use observer_listener::database::diagnose;
 use observer_listener::dead_letters::admin::{self, DeadLetterFilter};
 use serde::Serialize;
 use sqlx::PgPool;
 
 use super::output::{OutputFormat, counted, say, time};
-use super::{CliError, DatabaseArgs, jobs, table};
+use super::{CliError, DatabaseArgs, jobs, table, watch};
 
-/// Most characters of an error in a table.
-const ERROR_WIDTH: usize = 80;
+/// Bounds of the time between two looks of `--watch`.
+const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_hours(1);
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
     /// Output format
     #[arg(long, short, value_enum, default_value_t)]
     output: OutputFormat,
+    /// Show it again and again until Ctrl-C: in place on a terminal, else below each other; with `-o json`
+    /// one document on each line
+    #[arg(long, short)]
+    watch: bool,
+    /// Time between two looks
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = interval, requires = "watch")]
+    interval: Duration,
     #[command(flatten)]
     database: DatabaseArgs,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval: HumanDuration = text.parse().map_err(|error| format!("`{text}` {error}"))?;
+    let interval = interval.duration();
+    if INTERVALS.contains(&interval) {
+        return Ok(interval);
+    }
+    Err("use 100ms to 1h".to_owned())
 }
 
 /// Status of a listener.
@@ -64,20 +83,49 @@ struct ShardStatus {
     owner_is_gone: bool,
 }
 
-/// Prints the status of a listener, or of all in the database.
+/// Prints the status of a listener, or of all in the database; with `--watch` again and again.
 pub(super) async fn status(args: StatusArgs) -> Result<(), CliError> {
     let (pool, listener, queue) = jobs::open_for_status(args.database).await?;
+    let output = args.output;
+    let look = async || {
+        let states = states(&pool, listener.as_deref(), queue.as_deref()).await?;
+        match output {
+            OutputFormat::Json if args.watch => Ok(serde_json::to_string(&states)?),
+            OutputFormat::Json => Ok(serde_json::to_string_pretty(&states)?),
+            OutputFormat::Table => Ok(described(&states, listener.as_deref())),
+        }
+    };
+    if !args.watch {
+        return say!("{}", look().await?);
+    }
+    watch::repeat(args.interval, output, async || match look().await {
+        // A pool only knows that no connection came in time.
+        Err(CliError::Run(error)) => Err(match diagnose(&pool).await {
+            Some(why) => anyhow::anyhow!(why).into(),
+            None => CliError::Run(error),
+        }),
+        looked => looked,
+    })
+    .await
+}
+
+/// Reads the status of a listener, or of all in the database.
+async fn states(
+    pool: &PgPool,
+    listener: Option<&str>,
+    queue: Option<&dyn JobQueue>,
+) -> Result<Vec<ListenerStatus>, CliError> {
     let mut states: Vec<ListenerStatus> = Vec::new();
-    for shard in status::list(&pool, listener.as_deref()).await? {
+    for shard in status::list(pool, listener).await? {
         if states
             .last()
             .is_none_or(|last| last.listener != shard.listener)
         {
-            let jobs = match &queue {
+            let jobs = match queue {
                 Some(queue) => Some(queue.stats().await?),
-                None => jobs::stats_in_postgres(&pool, &shard.listener).await?,
+                None => jobs::stats_in_postgres(pool, &shard.listener).await?,
             };
-            states.push(state(&pool, shard.listener.clone(), jobs).await?);
+            states.push(state(pool, shard.listener.clone(), jobs).await?);
         }
         if let Some(last) = states.last_mut() {
             let gone = |owner: &String| !last.processes.contains(owner);
@@ -89,17 +137,20 @@ pub(super) async fn status(args: StatusArgs) -> Result<(), CliError> {
             });
         }
     }
-    if let OutputFormat::Json = args.output {
-        return say!("{}", serde_json::to_string_pretty(&states)?);
-    }
+    Ok(states)
+}
+
+/// Formats states for people.
+fn described(states: &[ListenerStatus], listener: Option<&str>) -> String {
     if states.is_empty() {
         return match listener {
-            Some(listener) => say!("listener {listener} has not run in this database yet"),
-            None => say!("no listener has run in this database yet"),
+            Some(listener) => format!("listener {listener} has not run in this database yet"),
+            None => "no listener has run in this database yet".to_owned(),
         };
     }
     let now = Utc::now();
-    states.iter().try_for_each(|state| show(state, now))
+    let lines: Vec<String> = states.iter().flat_map(|state| lines(state, now)).collect();
+    lines.join("\n")
 }
 
 /// Returns the status of a listener without its shards.
@@ -135,7 +186,8 @@ async fn state(
     })
 }
 
-fn show(state: &ListenerStatus, now: DateTime<Utc>) -> Result<(), CliError> {
+/// Formats the lines of one listener's state.
+fn lines(state: &ListenerStatus, now: DateTime<Utc>) -> Vec<String> {
     let shards = state.shards.first().map_or(0, |one| one.state.shards);
     let shards = counted(u64::from(shards.unsigned_abs()), "shard", "shards");
     let letters = counted(state.dead_letters, "dead letter", "dead letters");
@@ -144,12 +196,14 @@ fn show(state: &ListenerStatus, now: DateTime<Utc>) -> Result<(), CliError> {
         Some(jobs) => counted(jobs.values().map(|one| one.pending).sum(), "job", "jobs"),
         None => "jobs in Redis (name the files with -f FILE to have them counted)".to_owned(),
     };
-    say!(
+    let first = format!(
         "{}: {shards}, {processes}, {jobs}, {letters}",
         state.listener
-    )?;
+    );
+    let mut lines = vec![table::fitted(first)];
     let shards: Vec<_> = state.shards.iter().map(|shard| row(shard, now)).collect();
-    table::print(["  SHARD", "EPOCH", "LAG", "SINCE", "OWNER"], &shards)?;
+    let head = ["  SHARD", "EPOCH", "LAG", "SINCE", "OWNER"];
+    lines.extend(table::formatted(head, &shards));
     let waiting = state.jobs.iter().flatten();
     let waiting: Vec<_> = waiting
         .filter(|(_, one)| one.pending > 0)
@@ -165,18 +219,19 @@ fn show(state: &ListenerStatus, now: DateTime<Utc>) -> Result<(), CliError> {
             "OLDEST",
             "OBSERVER",
         ];
-        table::print(head, &waiting)?;
+        lines.extend(table::formatted(head, &waiting));
     }
     let outdated = outdated(&state.members);
     if !outdated.is_empty() {
-        table::print(["  OUTDATED SINCE", "PROCESS (STANDBY)"], &outdated)?;
+        let head = ["  OUTDATED SINCE", "PROCESS (STANDBY)"];
+        lines.extend(table::formatted(head, &outdated));
     }
     let circuits = circuits(&state.members);
     if !circuits.is_empty() {
         let head = ["  CIRCUIT", "OBSERVER/ACTION", "PROCESS", "LAST ERROR"];
-        table::print(head, &circuits)?;
+        lines.extend(table::formatted(head, &circuits));
     }
-    Ok(())
+    lines
 }
 
 /// Returns rows of the processes that run outdated observers.
@@ -201,7 +256,7 @@ fn circuits(members: &[MemberState]) -> Vec<[String; 4]> {
                 "  open"
             };
             let action = format!("{}/{}", text("observer"), text("action"));
-            let error = table::beginning(text("error"), ERROR_WIDTH);
+            let error = table::one_line(text("error"));
             [state.to_owned(), action, one.name.clone(), error]
         });
         rows.collect::<Vec<_>>()

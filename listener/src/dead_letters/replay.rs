@@ -99,7 +99,7 @@ pub async fn request(
 }
 
 /// Excludes events that are too large to be read and so have no deliveries.
-const MATCHES: &str = "c.entity = $1 and c.operation::text = any($2) and ($3::text is null or c.tenant = $3)
+pub(crate) const MATCHES: &str = "c.entity = $1 and c.operation::text = any($2) and ($3::text is null or c.tenant = $3)
     and ($4::text is null or c.key = $4) and c.occurred_at >= $5 and c.occurred_at < $6 and c.size <= 16777216
     and coalesce(octet_length(c.key), 0) <= 8192 and coalesce(octet_length(c.tenant), 0) <= 8192";
 
@@ -109,7 +109,7 @@ const _: () = assert!(
 );
 
 /// Binds the values of a selection. Statements consist of constants only.
-fn bind<'q>(sql: &str, selection: &'q ReplaySelection) -> BoundQuery<'q> {
+pub(crate) fn bind<'q>(sql: &str, selection: &'q ReplaySelection) -> BoundQuery<'q> {
     let operations: Vec<&str> = selection
         .operations
         .iter()

@@ -206,7 +206,7 @@ fn delivery_entry(report: &DeliveryReport) -> DeliveryEntry {
 }
 
 /// Returns a failed attempt as documents list it.
-pub(super) fn failed_attempt(attempt: &Attempt) -> DeliveryAttempt {
+pub(crate) fn failed_attempt(attempt: &Attempt) -> DeliveryAttempt {
     DeliveryAttempt {
         at: attempt.at,
         took_ms: attempt.took_ms,

@@ -99,6 +99,14 @@ pub struct EventId {
     whole: Option<String>,
 }
 
+impl EventId {
+    /// Returns the whole id, where it was given.
+    #[must_use]
+    pub fn whole(&self) -> Option<&str> {
+        self.whole.as_deref()
+    }
+}
+
 impl std::str::FromStr for EventId {
     type Err = EventsError;
 
@@ -194,7 +202,8 @@ pub async fn find(pool: &PgPool, id: &EventId) -> Result<Option<Event>, EventsEr
     Ok(is_it.then_some(found))
 }
 
-fn event(log: &str, row: &PgRow) -> Result<Event, EventsError> {
+/// Reads an event from a row of [`COLUMNS`].
+pub(super) fn event(log: &str, row: &PgRow) -> Result<Event, EventsError> {
     let (log_id, hash): (i64, i32) = (row.try_get(0)?, row.try_get(1)?);
     let occurred_at = row.try_get(6)?;
     Ok(Event {

@@ -16,6 +16,7 @@ pub mod holding;
 mod indexer;
 pub mod lookup;
 pub mod outcome;
+pub mod past;
 pub mod position;
 mod reading;
 pub mod settle;

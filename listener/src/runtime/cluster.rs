@@ -14,7 +14,9 @@ use kube::{Client, Config};
 use tokio_util::sync::CancellationToken;
 
 use super::bundle_source::BundleSource;
-pub use super::drop_listener::drop_listener;
+pub use super::drop_listener::{
+    RemovalLimits, RemoveDocumentsError, drop_listener, remove_documents,
+};
 use super::error::RunError;
 use super::supervisor::{self, ProcessOptions};
 use crate::coordination::membership::MemberIdentity;

@@ -2,6 +2,7 @@
 
 pub(crate) mod counters;
 pub(crate) mod fleet;
+pub(crate) mod follower;
 pub(crate) mod listener;
 pub(crate) mod memory;
 pub(crate) mod probe;

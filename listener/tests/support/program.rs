@@ -41,6 +41,28 @@ pub(crate) async fn command_by(args: &[&str], variables: &[(&str, &str)]) -> End
     }
 }
 
+/// Runs the program on a terminal of unknown width, with these variables, and returns the lines that it
+/// shows.
+pub(crate) async fn on_terminal(args: &[&str], variables: &[(&str, &str)]) -> Vec<String> {
+    let quoted = args.iter().map(|one| format!("'{one}'"));
+    let line = format!("'{}' {}", program(), quoted.collect::<Vec<_>>().join(" "));
+    let child = Command::new("script")
+        .args(["-qec", &line, "/dev/null"])
+        .env("TERM", "xterm")
+        .env_remove("NO_COLOR")
+        .env_remove("OBSERVER_DATABASE_URL")
+        .envs(variables.iter().copied())
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = comes(&format!("the end of {args:?}"), child).await.unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines = text
+        .lines()
+        .map(|line| line.trim_end_matches('\r').to_owned());
+    lines.collect()
+}
+
 /// What `dlq` prints of the listener `test`, which has to go well.
 pub(crate) async fn dlq(db: &TestDb, args: &[&str]) -> String {
     let of = ["--listener", "test", "--database-url", &db.url];

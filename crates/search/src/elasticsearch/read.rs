@@ -1,7 +1,6 @@
 //! Reading: pages of hits, facets, and single documents.
 
 use chrono::{DateTime, Utc};
-use elasticsearch::http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -200,7 +199,7 @@ impl ElasticsearchIndex {
         body["docvalue_fields"] = json!(["bytes"]);
         body["timeout"] = SEARCH_TIMEOUT.into();
         let path = format!("/{indices}/_search");
-        let reply = self.server.json(Method::Post, &path, &query, &body).await?;
+        let reply = self.server.search(&path, &query, &body).await?;
         let response: SearchResponse = reply.parse()?;
         if response.timed_out {
             return Err(SearchError::Unavailable(format!(

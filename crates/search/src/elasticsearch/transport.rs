@@ -20,6 +20,7 @@ use elasticsearch::http::headers::{
 use elasticsearch::http::transport::{SingleNodeConnectionPool, Transport, TransportBuilder};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::error::SearchError;
 
@@ -32,6 +33,12 @@ pub(super) const SERVER_TIMEOUT: &str = "10s";
 
 /// Maximum length of a response that gives its length. One that does not is bounded by its time.
 const MAX_RESPONSE_BYTES: u64 = 256 * 1024 * 1024;
+
+/// How long a search waits for shards that have not started.
+const SHARD_START: Duration = Duration::from_secs(3);
+
+/// Pause before it is repeated.
+const SHARD_POLL: Duration = Duration::from_millis(100);
 
 /// What the body of a request is. It is exactly this: OpenSearch refuses the media types that name a
 /// version of Elasticsearch.
@@ -174,6 +181,30 @@ impl Server {
             .await
     }
 
+    /// Sends a search, and repeats it for a while if shards have not started, as those of a new index: it
+    /// would fail for all of a history at the beginning of each month.
+    pub(super) async fn search(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        body: &Value,
+    ) -> Result<Reply, SearchError> {
+        let body = Bytes::from(body.to_string());
+        let deadline = Instant::now() + SHARD_START;
+        loop {
+            let body = Some(body.clone());
+            let reply = self.exchange(Method::Post, path, query, BodyType::Json, body);
+            let reply = reply.await?;
+            match reply.error() {
+                Some(_) if reply.lacks_shards() && Instant::now() < deadline => {
+                    tokio::time::sleep(SHARD_POLL).await;
+                }
+                Some(error) => return Err(error),
+                None => return Ok(reply),
+            }
+        }
+    }
+
     /// Sends no body.
     pub(super) async fn bare(
         &self,
@@ -216,6 +247,18 @@ impl Reply {
         let body: Value = serde_json::from_slice(&self.body).ok()?;
         let name = body.get("error")?.get("type")?.as_str()?;
         Some(plain(name)?.to_owned())
+    }
+
+    /// Returns whether a search failed because a shard was not there.
+    fn lacks_shards(&self) -> bool {
+        let kind = self.error_type();
+        let lacks = |kind| {
+            matches!(
+                kind,
+                "search_phase_execution_exception" | "no_shard_available_action_exception"
+            )
+        };
+        self.status == 503 && kind.as_deref().is_some_and(lacks)
     }
 
     /// Returns why nobody can go on, if so.

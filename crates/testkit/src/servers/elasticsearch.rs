@@ -26,6 +26,10 @@ const ANSWER_LIMIT: Duration = Duration::from_mins(2);
 /// From one look at a starting server until the next.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Options of Java for tests, and for measurements.
+const SMALL: &[&str] = &["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
+const LARGE: &[&str] = &["-Xms1g", "-Xmx1g"];
+
 /// `$1` the server's folder. A read ends when the owner does.
 const GUARDIAN: &str = r#"
 cat >/dev/null
@@ -61,8 +65,22 @@ impl SearchServerKind {
         }
     }
 
+    /// Whether `scripts/prepare` has put it into the cache.
+    #[must_use]
+    pub fn is_prepared(self) -> bool {
+        self.newest().is_some()
+    }
+
     /// Where `scripts/prepare` has put it.
     fn folder(self) -> PathBuf {
+        self.newest().unwrap_or_else(|| {
+            panic!(
+                "no {self:?} in the cache: run `make prepare`, which tells why where there is none"
+            )
+        })
+    }
+
+    fn newest(self) -> Option<PathBuf> {
         let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
         let home = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache");
         let folder = cache.unwrap_or_else(home).join("observers");
@@ -72,13 +90,7 @@ impl SearchServerKind {
             .filter(|name| name.starts_with(self.program().0))
             .collect();
         all.sort_unstable();
-        let newest = all.pop();
-        let newest = newest.unwrap_or_else(|| {
-            panic!(
-                "no {self:?} in the cache: run `make prepare`, which tells why where there is none"
-            )
-        });
-        folder.join(newest)
+        Some(folder.join(all.pop()?))
     }
 }
 
@@ -90,6 +102,7 @@ pub struct SearchServer {
     pub port: u16,
     folder: PathBuf,
     settings: Vec<String>,
+    java: &'static [&'static str],
     child: Option<Child>,
     _guardian: Guardian,
 }
@@ -97,6 +110,19 @@ pub struct SearchServer {
 impl SearchServer {
     /// Starts a server without data, with further settings as `name=value`; returns when it answers.
     pub async fn start(kind: SearchServerKind, settings: &[&str]) -> Self {
+        Self::start_on(kind, settings, SMALL).await
+    }
+
+    /// Starts one with the memory and the compiler that it needs under load.
+    pub async fn start_for_load(kind: SearchServerKind, settings: &[&str]) -> Self {
+        Self::start_on(kind, settings, LARGE).await
+    }
+
+    async fn start_on(
+        kind: SearchServerKind,
+        settings: &[&str],
+        java: &'static [&'static str],
+    ) -> Self {
         let temporary = TempDir::with_prefix("observers-search-").unwrap();
         // What it is called by must be there even if it is empty.
         std::fs::create_dir(temporary.path().join("config")).unwrap();
@@ -107,6 +133,7 @@ impl SearchServer {
             // From here on the guardian removes it.
             folder: temporary.keep(),
             settings: settings.iter().map(|one| (*one).to_owned()).collect(),
+            java,
             child: None,
             _guardian: guardian,
         };
@@ -139,6 +166,12 @@ impl SearchServer {
         if let Err(log) = self.try_start().await {
             panic!("{:?} does not start again: {log}", self.kind);
         }
+    }
+
+    /// Id of its process, while it runs.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.child.as_ref().and_then(Child::id)
     }
 
     /// Resident memory of its process in KiB.
@@ -199,7 +232,7 @@ impl SearchServer {
         let libraries = format!("{0}/main:{0}/lib/*", program.display());
         let mut command = Command::new(program.join("java/bin/java"));
         command
-            .args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+            .args(self.java)
             .args(["-cp", &libraries, self.kind.program().1])
             .arg(format!("path.home={}", home.display()))
             .arg(format!("path.data={here}/data"))

@@ -1,0 +1,179 @@
+//! How soon an event is found as delivered, under load: from when its commit was answered until a search
+//! returns its document.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use search::{DeliveryState, Document, Filters, SearchIndex};
+use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
+
+use crate::figures::{quantile, real};
+use crate::place::{Bench, PATIENCE, Place, Setting, forever};
+use crate::process::until;
+use crate::search::target::{Kind, Servers, count, request};
+use crate::steady::{Load, Offer, Written, write};
+use crate::subject::Subject;
+
+/// Between two searches.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Most hits of one search.
+const LIMIT: u32 = 1000;
+
+/// For how long nothing may be found before what is left counts as missing.
+const LOST: Duration = Duration::from_mins(2);
+
+/// Upper bounds of the histogram, in milliseconds.
+const BOUNDS: [u32; 10] = [100, 200, 300, 400, 500, 600, 800, 1000, 2000, 5000];
+
+/// How soon events are found.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Findable {
+    pub(crate) index: String,
+    /// Events a second.
+    pub(crate) rate: f64,
+    /// All events, of which none is left out.
+    pub(crate) events: usize,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+    pub(crate) max_ms: f64,
+    /// How many were found within so many milliseconds, and not before; the last one is the rest.
+    pub(crate) histogram: Vec<(u32, usize)>,
+    /// Events that were never found as delivered.
+    pub(crate) missing: usize,
+    /// How long a search took that looked for them.
+    pub(crate) search_p50_ms: f64,
+}
+
+/// When each event was found first, by its number.
+type FoundAt = HashMap<u64, Instant>;
+
+/// Writes rows at a rate, and searches for all of them.
+pub(crate) async fn findable(
+    bench: Bench<'_>,
+    servers: &Servers,
+    kind: Kind,
+    (setting, (rate, seconds)): (&Setting, (u64, u64)),
+) -> anyhow::Result<Findable> {
+    let target = servers.target(kind).await?;
+    let setting = Setting {
+        search: target.spec(),
+        ..setting.clone()
+    };
+    let load = Load {
+        offer: Offer::At(rate.max(1)),
+        seconds,
+        bytes: setting.bytes,
+    };
+    let mut place = Place::new(bench, Subject::Observers, &setting, load.events() + 1).await?;
+    let process = place.warm().await?;
+    let pool = PgPool::connect(&place.ground.url).await?;
+    let index = target.open(&pool)?.context("there is no index")?;
+    until("the first document is found", LOST, async || {
+        Ok(count(&*index).await? > 0)
+    })
+    .await?;
+    let began = Instant::now();
+    let seeking = tokio::spawn(seek(Arc::clone(&index), load.events()));
+    let record = &place.sink.record;
+    let written = write(&place.ground, record, load).await?;
+    let took = began.elapsed().as_secs_f64();
+    // What is delivered never cannot be found as delivered.
+    let delivered = record.wait_for(load.events() + 1, forever(), PATIENCE);
+    anyhow::ensure!(delivered.await, "not all arrive: {}", process.said());
+    let (found, searches) = seeking.await??;
+    process.kill().await?;
+    pool.close().await;
+    servers.forget(&target).await?;
+    place.ground.leave().await?;
+    let delays = delays(&written, &found);
+    Ok(Findable {
+        index: kind.name().to_owned(),
+        rate: real(load.events()) / took,
+        events: written.len(),
+        p50_ms: quantile(&delays, 500),
+        p99_ms: quantile(&delays, 990),
+        max_ms: delays.last().copied().unwrap_or(f64::NAN),
+        histogram: histogram(&delays),
+        missing: written.len() - delays.len(),
+        search_p50_ms: quantile(&searches, 500),
+    })
+}
+
+/// After how many milliseconds each was found, in order.
+fn delays(written: &[Written], found: &FoundAt) -> Vec<f64> {
+    let mut delays: Vec<f64> = written
+        .iter()
+        .filter_map(|row| {
+            let delay = found.get(&row.id)?.saturating_duration_since(row.committed);
+            Some(delay.as_secs_f64() * 1e3)
+        })
+        .collect();
+    delays.sort_unstable_by(f64::total_cmp);
+    delays
+}
+
+fn histogram(delays: &[f64]) -> Vec<(u32, usize)> {
+    let mut histogram: Vec<(u32, usize)> = BOUNDS.map(|bound| (bound, 0)).into();
+    histogram.push((u32::MAX, 0));
+    for delay in delays {
+        let place = histogram
+            .iter()
+            .position(|(bound, _)| *delay <= f64::from(*bound));
+        histogram[place.unwrap_or(BOUNDS.len())].1 += 1;
+    }
+    histogram
+}
+
+/// Searches until so many events were found, or no more are. Returns when each was found first, and how
+/// many milliseconds each search took, in order.
+async fn seek(index: Arc<dyn SearchIndex>, events: u64) -> anyhow::Result<(FoundAt, Vec<f64>)> {
+    let (mut found, mut searches) = (FoundAt::new(), Vec::new());
+    // All below were found.
+    let mut next = 1;
+    let mut latest = Instant::now();
+    while next <= events && latest.elapsed() < LOST {
+        tokio::time::sleep(PAUSE).await;
+        let filters = Filters {
+            query: Some(format!("new.bench_id:>={next}")),
+            states: vec![DeliveryState::Delivered],
+            ..Filters::default()
+        };
+        let mut request = request(filters, LIMIT);
+        loop {
+            let began = Instant::now();
+            let page = index.search(&request).await?;
+            let now = Instant::now();
+            searches.push((now - began).as_secs_f64() * 1e3);
+            for hit in &page.hits {
+                let number = number(&hit.document)?;
+                found.entry(number).or_insert_with(|| {
+                    latest = now;
+                    now
+                });
+            }
+            match page.next {
+                Some(place) => request.after = Some(place),
+                None => break,
+            }
+        }
+        while found.contains_key(&next) {
+            next += 1;
+        }
+    }
+    searches.sort_unstable_by(f64::total_cmp);
+    Ok((found, searches))
+}
+
+/// The number of the row that a document is of.
+fn number(document: &Document) -> anyhow::Result<u64> {
+    #[derive(Deserialize)]
+    struct Row {
+        bench_id: u64,
+    }
+    let row = document.new.as_ref().context("a document without a row")?;
+    Ok(serde_json::from_str::<Row>(row.get())?.bench_id)
+}
