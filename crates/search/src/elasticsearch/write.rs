@@ -188,19 +188,24 @@ impl ElasticsearchIndex {
         taking: &BTreeSet<String>,
         rejections: &mut Rejections,
     ) -> Result<(), SearchError> {
-        for (one, reason) in refused {
-            if taking.contains(&one.index) {
-                rejections.add(&one.document, reason);
-                continue;
+        let indices: BTreeSet<String> = refused.iter().map(|(one, _)| one.index.clone()).collect();
+        for index in &indices {
+            let owned = self.own_indices(index).await;
+            if owned.is_err() || !taking.contains(index) {
+                // Looked for again by the next call, or created.
+                self.known().remove(index);
             }
-            let index = one.index;
-            // Looked for again by the next call, or created.
-            self.known().remove(&index);
-            self.own_indices(&index).await?;
-            return Err(SearchError::Refused(format!(
-                "it takes no document for the index {index}: {reason}. Look for fields, pipelines and settings that \
-                 others have added to it"
-            )));
+            owned?;
+        }
+        for (one, reason) in refused {
+            if !taking.contains(&one.index) {
+                return Err(SearchError::Refused(format!(
+                    "it takes no document for the index {}: {reason}. Look for fields, pipelines and settings that \
+                     others have added to it",
+                    one.index
+                )));
+            }
+            rejections.add(&one.document, reason);
         }
         Ok(())
     }

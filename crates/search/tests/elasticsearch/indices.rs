@@ -206,6 +206,18 @@ async fn index_that_others_make_again_is_refused(server: &SearchServer) {
         server.must("DELETE", path, "").await;
         write(&index, &[document(listener, 2)], 1).await;
     }
+    // Of one that takes some of them, none is given up either.
+    server.must("DELETE", path, "").await;
+    let body = r#"{"mappings": {"properties": {"key": {"type": "long"}}}}"#;
+    server.must("PUT", path, body).await;
+    let bad = Document {
+        key: Some("one".to_owned()),
+        ..document(listener, 3)
+    };
+    let told = refused(index.write(&[document(listener, 2), bad.clone()]).await);
+    assert!(told.contains("was made by others"), "{told}");
+    server.must("DELETE", path, "").await;
+    write(&index, &[document(listener, 2), bad], 2).await;
 }
 
 async fn names_of_others_are_refused(server: &SearchServer) {

@@ -17,11 +17,12 @@ use crate::support::fleet::{LONG_LEASE, SAVE_OFTEN};
 use crate::support::listener::{Config, Process, observer, patient};
 use crate::support::{TestDb, database, eventually, while_progressing};
 
-/// Seconds that each fault lasts; given, all last for so long, and the load is as high as deliveries allow.
+/// How many seconds each fault lasts, instead of as few as show something.
 const SECONDS: &str = "OBSERVER_TEST_FAULT_SECONDS";
 
-/// Events in a second, unless deliveries are slower.
+/// Events in a second, unless deliveries are slower; and what names another number of them.
 const PACE: u64 = 200;
+const PACE_SETTING: &str = "OBSERVER_TEST_FAULT_PACE";
 
 /// Events that may wait to be delivered. So the load is what is delivered, and no more.
 const MAX_AHEAD: u64 = 200;
@@ -37,15 +38,13 @@ struct Load {
 }
 
 impl Load {
-    fn start(pool: PgPool, sink: Arc<Sink>, pace: Option<u64>) -> Self {
+    fn start(pool: PgPool, sink: Arc<Sink>, pace: u64) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let task = tokio::spawn(async move {
             let (begun, mut written) = (Instant::now(), 0);
             while !stopped.load(Ordering::Relaxed) {
-                let due = pace.map_or(u64::MAX, |pace| {
-                    pace * u64::try_from(begun.elapsed().as_millis()).unwrap() / 1000
-                });
+                let due = pace * u64::try_from(begun.elapsed().as_millis()).unwrap() / 1000;
                 let most = (sink.counts().succeeded + MAX_AHEAD).min(due);
                 let rows = most.saturating_sub(written).min(20);
                 if rows == 0 {
@@ -143,8 +142,8 @@ impl Scene {
             .await;
         while_progressing("documents of all events until now", async || {
             match count(&self.server, json!({"match_all": {}})).await {
-                stored if stored >= events => Ok(()),
-                stored => Err(stored.unsigned_abs()),
+                Some(stored) if stored >= events => Ok(()),
+                stored => Err(stored.unwrap_or_default().unsigned_abs()),
             }
         })
         .await;
@@ -262,8 +261,9 @@ impl Scene {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deliveries_keep_their_rate_and_no_document_is_missing() {
-    let length = std::env::var(SECONDS).ok();
-    let length = length.map(|seconds| Duration::from_secs(seconds.parse().unwrap()));
+    let setting = |name| Some(std::env::var(name).ok()?.parse().unwrap());
+    let length = setting(SECONDS).map(Duration::from_secs);
+    let pace = setting(PACE_SETTING).unwrap_or(PACE);
     let db = database().await;
     db.run("create table orders (name text primary key); select observer.track('orders')")
         .await;
@@ -278,7 +278,6 @@ async fn deliveries_keep_their_rate_and_no_document_is_missing() {
     let observers = patient(&observer("all", "public.orders", &sink.url("/hook"), ""));
     let config = Config::new(&db.url, &spec, &observers);
     let process = Process::run(&config);
-    let pace = length.is_none().then_some(PACE);
     let load = Load::start(db.pool.clone(), Arc::clone(&sink), pace);
     sink.arrived(500).await;
     let mut scene = Scene {
