@@ -305,9 +305,11 @@ impl DeliveryEntry {
         )
     }
 
-    /// How late its list of attempts is.
+    /// How late its list of attempts is. Nothing follows a success, so of two that end at once, that one is
+    /// the later.
     fn listed(&self) -> impl Ord {
-        let last = self.history.last().map(|last| last.at);
+        let last = self.history.last();
+        let last = last.map(|last| (last.at, last.error.is_none()));
         (last, self.history.len(), &self.history)
     }
 }
