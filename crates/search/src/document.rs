@@ -293,9 +293,14 @@ impl DeliveryEntry {
         )
     }
 
-    /// How late its list of attempts is.
+    /// How late its list of attempts is; of two that end with the same attempt the one stays that says that it
+    /// succeeded.
     fn listed(&self) -> impl Ord {
-        let last = self.history.last().map(|last| last.at);
-        (last, self.history.len(), &self.history)
+        let last = self.history.last();
+        let length = self.history.len();
+        (
+            last.map(|last| (last.at, length, last.kind.is_none())),
+            &self.history,
+        )
     }
 }
