@@ -74,10 +74,6 @@ impl Load {
     }
 }
 
-fn per_second(count: u64, time: Duration) -> f64 {
-    f64::from(u32::try_from(count).unwrap()) / time.as_secs_f64()
-}
-
 /// A listener under load.
 struct Scene {
     db: TestDb,
@@ -97,7 +93,8 @@ impl Scene {
     async fn rate(&self, length: Duration) -> f64 {
         let (before, begun) = (self.sink.counts().succeeded, Instant::now());
         tokio::time::sleep(length).await;
-        per_second(self.sink.counts().succeeded - before, begun.elapsed())
+        let delivered = self.sink.counts().succeeded - before;
+        f64::from(u32::try_from(delivered).unwrap()) / begun.elapsed().as_secs_f64()
     }
 
     fn failures(&self) -> usize {
@@ -109,19 +106,11 @@ impl Scene {
     /// Compares the rate during a fault, which has begun, with that before. `fails` says how often the index
     /// had failed before it, if it must be found out.
     async fn bears(&self, fault: &str, seconds: u64, fails: Option<usize>) {
-        let rate = self.rate(self.long(seconds)).await;
-        self.judge(fault, rate, fails).await;
-    }
-
-    /// How long a fault lasts that lasts for so many seconds by itself.
-    fn long(&self, seconds: u64) -> Duration {
-        self.length.unwrap_or(Duration::from_secs(seconds))
-    }
-
-    async fn judge(&self, fault: &str, rate: f64, fails: Option<usize>) {
+        let length = self.length.unwrap_or(Duration::from_secs(seconds));
+        let rate = self.rate(length).await;
         let ratio = rate / self.healthy;
         println!(
-            "{:5.1} s: {fault}: {rate:.0} deliveries a second, {ratio:.2} of {:.0} before",
+            "{:5.1} s: {fault} for {length:?}: {rate:.0} deliveries a second, {ratio:.2} of {:.0} before",
             self.seconds(),
             self.healthy
         );
@@ -163,16 +152,11 @@ impl Scene {
     }
 
     async fn killed(&mut self) {
-        let (fails, before) = (self.failures(), self.sink.counts().succeeded);
-        let begun = Instant::now();
+        let before = self.failures();
         self.server.kill().await;
-        tokio::time::sleep(self.long(8)).await;
-        // That takes about as long again.
+        self.bears("killed", 15, Some(before)).await;
+        // It takes much of the machine to start.
         self.server.resume().await;
-        let (away, delivered) = (begun.elapsed(), self.sink.counts().succeeded - before);
-        let rate = per_second(delivered, away);
-        self.judge(&format!("killed for {away:.1?}"), rate, Some(fails))
-            .await;
         self.recovers().await;
     }
 
