@@ -26,7 +26,8 @@ pub(crate) fn interval_seconds(from_micros: i64, to_micros: i64) -> i64 {
     })
 }
 
-fn seconds(micros: i64) -> i64 {
+/// Returns the second that a number of microseconds falls in.
+pub(crate) fn seconds(micros: i64) -> i64 {
     micros.div_euclid(1_000_000)
 }
 

@@ -6,7 +6,7 @@
 
 mod conditions;
 mod error;
-mod facets;
+mod found;
 mod remove;
 mod search;
 mod tsquery;
@@ -31,10 +31,11 @@ use crate::request::{PageKey, Scope, SearchPage, SearchRequest};
 const CALL_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Begins a transaction whose statements are bounded in time. Plans are made for the values at hand: how
-/// many documents have a word differs by orders of magnitude.
+/// many documents have a word differs by orders of magnitude. With less memory, the rows that an index finds
+/// would be remembered by page, and the terms of all others there be read and compared.
 const BEGIN: &str = "set local statement_timeout = '20s'; set local lock_timeout = '10s';
     set local idle_in_transaction_session_timeout = '30s'; set local plan_cache_mode = 'force_custom_plan';
-    set local jit = off";
+    set local jit = off; set local work_mem = '16MB'";
 
 /// Documents in Postgres.
 #[derive(Clone, Debug)]

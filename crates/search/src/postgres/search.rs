@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, Postgres, QueryBuilder, Row};
 
-use super::conditions::{push_conditions, push_page, push_scope};
-use super::{PostgresIndex, facets};
+use super::conditions::{push_page, push_scope};
+use super::{PostgresIndex, found};
 use crate::document::Document;
 use crate::error::SearchError;
 use crate::plan::{MAX_LIMIT, MAX_PAGE_BYTES, Plan};
@@ -15,16 +15,14 @@ use crate::request::{PageKey, Scope, SearchPage, SortOrder};
 impl PostgresIndex {
     pub(super) async fn run(&self, plan: &Plan) -> Result<SearchPage, SearchError> {
         let mut tx = self.begin_read().await?;
-        let totals = totals(&mut tx, plan).await?;
+        let found = found::find(&mut tx, plan).await?;
         let mut page = SearchPage {
-            total: totals.count,
+            total: found.total,
+            facets: found.facets,
             ..SearchPage::default()
         };
-        if plan.facets {
-            page.facets = Some(facets::count(&mut tx, plan, totals.times).await?);
-        }
-        if page.total > 0 && plan.limit > 0 {
-            let places = places(&mut tx, plan).await?;
+        if !found.places.is_empty() {
+            let places = found.places;
             let more = places.len() > plan.limit as usize;
             let wanted = &places[..places.len().min(plan.limit as usize)];
             let documents = read_documents(&mut tx, &plan.scope, wanted).await?;
@@ -81,46 +79,6 @@ impl PostgresIndex {
         tx.commit().await?;
         Ok(documents)
     }
-}
-
-/// How many documents a plan finds, and when the first and the last of their events occurred.
-struct Totals {
-    count: u64,
-    times: Option<(i64, i64)>,
-}
-
-async fn totals(tx: &mut PgConnection, plan: &Plan) -> Result<Totals, SearchError> {
-    let mut sql = QueryBuilder::new(
-        "select count(*), min(occurred_at), max(occurred_at) from observer.search_document",
-    );
-    push_conditions(&mut sql, plan);
-    let row = sql.build().fetch_one(tx).await?;
-    let micros = |time: Option<DateTime<Utc>>| time.map(|time| time.timestamp_micros());
-    let (count, first, last): (i64, _, _) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-    Ok(Totals {
-        count: count.unsigned_abs(),
-        times: micros(first).zip(micros(last)),
-    })
-}
-
-/// Returns the places of the page, and of one more hit if there is one.
-async fn places(tx: &mut PgConnection, plan: &Plan) -> Result<Vec<PageKey>, SearchError> {
-    let columns = "select occurred_at, log_id, id from observer.search_document";
-    let by_terms = plan.query != crate::query::Query::All;
-    let mut sql = QueryBuilder::new("");
-    if by_terms {
-        // So that terms are looked up, and never all documents read in order until enough have them.
-        sql.push("with matched as materialized (");
-    }
-    sql.push(columns);
-    push_conditions(&mut sql, plan);
-    if by_terms {
-        sql.push(") select * from matched");
-    }
-    let and = if by_terms { "where" } else { "and" };
-    push_page(&mut sql, and, plan.after.as_ref(), plan.sort);
-    sql.push(" limit ").push_bind(i64::from(plan.limit) + 1);
-    read_places(tx, sql).await
 }
 
 async fn read_places(

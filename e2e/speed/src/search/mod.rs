@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use crate::place::Bench;
+use crate::place::{Bench, Setting};
 use crate::plan::Plan;
 use crate::report::Of;
 use crate::search::cost::Cost;
@@ -83,17 +83,34 @@ pub(crate) async fn measure(
             eprintln!("{} is left out: run `make prepare`", kind.name());
             continue;
         }
-        if args.search_part.contains(&Part::Findable) {
-            let load = (args.search_rate, args.search_seconds);
-            let setting = how.0.base();
-            let found = findable::findable(bench, &servers, kind, (&setting, load)).await?;
-            eprintln!("{}: found, p99 {:.0} ms", found.index, found.p99_ms);
-            figures.findable.push(found);
+        let measured = on(args, bench, (&servers, kind), &how.0.base(), figures).await;
+        // What the others take is measured all the same.
+        if let Err(error) = measured {
+            eprintln!("{} is left out: {error:#}", kind.name());
         }
-        if args.search_part.contains(&Part::Query) {
-            let loaded = query::queries(bench, &servers, kind, args.documents).await?;
-            figures.queries.push(loaded);
-        }
+    }
+    Ok(())
+}
+
+/// Measures what is measured in each backend.
+async fn on(
+    args: &SearchArgs,
+    bench: Bench<'_>,
+    (servers, kind): (&Servers, Kind),
+    setting: &Setting,
+    figures: &mut SearchFigures,
+) -> anyhow::Result<()> {
+    let name = kind.name();
+    if args.search_part.contains(&Part::Findable) {
+        let load = (args.search_rate, args.search_seconds);
+        let found = findable::findable(bench, servers, kind, (setting, load)).await?;
+        let (p50, p99, search) = (found.p50_ms, found.p99_ms, found.search_p50_ms);
+        eprintln!("{name}: found, p50 {p50:.0} ms, p99 {p99:.0} ms; a search takes {search:.0} ms");
+        figures.findable.push(found);
+    }
+    if args.search_part.contains(&Part::Query) {
+        let loaded = query::queries(bench, servers, kind, args.documents).await?;
+        figures.queries.push(loaded);
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use crds::config::{DocumentContent, ElasticsearchConfig, Redacted, SearchBackend, SearchConfig};
-use search::{Filters, Scope, SearchIndex, SearchRequest, SortOrder};
+use search::{Filters, Scope, SearchError, SearchIndex, SearchRequest, SortOrder};
 use serde_json::Value;
 use sqlx::PgPool;
 use testkit::fault_proxy::{Fault, FaultProxy};
@@ -273,7 +273,11 @@ pub(crate) fn request(filters: Filters, limit: u32) -> SearchRequest {
     }
 }
 
-/// Number of documents of the listener; nothing where the index has none yet.
+/// Number of documents of the listener; 0 as long as an index is not ready that was just made.
 pub(crate) async fn count(index: &dyn SearchIndex) -> anyhow::Result<u64> {
-    Ok(index.search(&request(Filters::default(), 0)).await?.total)
+    match index.search(&request(Filters::default(), 0)).await {
+        Ok(page) => Ok(page.total),
+        Err(SearchError::Unavailable(_)) => Ok(0),
+        Err(error) => Err(error.into()),
+    }
 }
