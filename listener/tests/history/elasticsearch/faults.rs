@@ -11,6 +11,7 @@ use testkit::fault_proxy::{Answer, Fault, FaultProxy, Request};
 use testkit::http_sink::{Options, Sink};
 use testkit::servers::elasticsearch::SearchServer;
 use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::{INDEX, all_final, count, search, server};
 use crate::support::fleet::{LONG_LEASE, SAVE_OFTEN};
@@ -21,8 +22,11 @@ use crate::support::{TestDb, database, eventually, while_progressing};
 const SECONDS: &str = "OBSERVER_TEST_FAULT_SECONDS";
 
 /// Events in a second, unless deliveries are slower; and what names another number of them.
-const PACE: u64 = 200;
+const PACE: u32 = 200;
 const PACE_SETTING: &str = "OBSERVER_TEST_FAULT_PACE";
+
+/// Events that are written at once.
+const ROWS: u32 = 20;
 
 /// Events that may wait to be delivered. So the load is what is delivered, and no more.
 const MAX_AHEAD: u64 = 200;
@@ -38,17 +42,19 @@ struct Load {
 }
 
 impl Load {
-    fn start(pool: PgPool, sink: Arc<Sink>, pace: u64) -> Self {
+    fn start(pool: PgPool, sink: Arc<Sink>, pace: u32) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let task = tokio::spawn(async move {
-            let (begun, mut written) = (Instant::now(), 0);
+            // What could not be written in time is not made up for: that would be another load.
+            let mut turns = interval(Duration::from_secs(1) * ROWS / pace);
+            turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut written = 0;
             while !stopped.load(Ordering::Relaxed) {
-                let due = pace * u64::try_from(begun.elapsed().as_millis()).unwrap() / 1000;
-                let most = (sink.counts().succeeded + MAX_AHEAD).min(due);
-                let rows = most.saturating_sub(written).min(20);
+                turns.tick().await;
+                let most = sink.counts().succeeded + MAX_AHEAD;
+                let rows = most.saturating_sub(written).min(u64::from(ROWS));
                 if rows == 0 {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
                     continue;
                 }
                 let insert =
@@ -245,8 +251,8 @@ impl Scene {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deliveries_keep_their_rate_and_no_document_is_missing() {
-    let setting = |name| Some(std::env::var(name).ok()?.parse().unwrap());
-    let length = setting(SECONDS).map(Duration::from_secs);
+    let setting = |name| Some(std::env::var(name).ok()?.parse::<u32>().unwrap());
+    let length = setting(SECONDS).map(|seconds| Duration::from_secs(seconds.into()));
     let pace = setting(PACE_SETTING).unwrap_or(PACE);
     let db = database().await;
     db.run("create table orders (name text primary key); select observer.track('orders')")
