@@ -210,7 +210,7 @@ async fn waiting_job_is_told_and_its_end() {
     process.stop().await;
 
     // Nobody reports what happens to it now.
-    db.run("select observer.job_cancel('default/test', null, null, null, null, 10)")
+    db.run("select observer.job_cancel('default/test', null, null, null, null, null, 10)")
         .await;
     let process = Process::run(&config);
     assert_eq!(all_final(&db).await, 1);
