@@ -1,7 +1,7 @@
 //! Writing: create, and where there is a document already, merge it with that under the condition that
 //! it is unchanged.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use serde_json::json;
@@ -38,6 +38,20 @@ struct Pending {
     index: String,
     /// The stored one that it replaces; none where it is created.
     replaces: Option<Revision>,
+}
+
+/// A document that an index does not take.
+struct RefusedDocument {
+    pending: Pending,
+    lines: Vec<u8>,
+    reason: String,
+}
+
+/// What becomes of a refused document that is not stored after all.
+enum Verdict {
+    Rejected(RefusedDocument),
+    /// It is there in another state.
+    Conflict(Pending),
 }
 
 /// What is stored.
@@ -153,16 +167,16 @@ impl ElasticsearchIndex {
                 }
                 continue;
             };
-            // Indices that have taken a document of this batch.
-            let mut taking = BTreeSet::new();
+            // For each index that has taken a document of this batch, the lines of one.
+            let mut taken = BTreeMap::new();
             let mut refused = Vec::new();
-            for ((mut one, _), item) in batch.into_iter().zip(items) {
+            for ((mut one, lines), item) in batch.into_iter().zip(items) {
                 match outcome(&item)? {
                     Outcome::Stored => {
-                        taking.insert(one.index);
+                        taken.insert(one.index, lines);
                     }
                     Outcome::Conflict => {
-                        taking.insert(one.index.clone());
+                        taken.insert(one.index.clone(), lines);
                         conflicts.push(one);
                     }
                     Outcome::NoIndex => {
@@ -171,43 +185,95 @@ impl ElasticsearchIndex {
                         conflicts.push(one);
                     }
                     Outcome::Rejected(reason) => rejections.add(&one.document, reason),
-                    Outcome::Refused(reason) => refused.push((one, reason)),
+                    Outcome::Refused(reason) => refused.push(RefusedDocument {
+                        pending: one,
+                        lines,
+                        reason,
+                    }),
                 }
             }
-            self.judge(refused, &taking, rejections).await?;
+            for one in self.judge(refused, &taken).await? {
+                match one {
+                    Verdict::Rejected(one) => {
+                        rejections.add(&one.pending.document, one.reason);
+                    }
+                    Verdict::Conflict(one) => conflicts.push(one),
+                }
+            }
         }
         Ok(())
     }
 
-    /// Rejects refused documents if their index has taken others of the same batch: one bad document does
-    /// not stop the others. If it takes none, the index may be at fault, as one that others have made, or to
-    /// which they have added something: no document is given up for that.
+    /// Rejects refused documents if their index takes others: one bad document does not stop the others. If
+    /// it takes none, the index may be at fault, as one that others have made, or to which they have added
+    /// something: no document is given up for that.
     async fn judge(
         &self,
-        refused: Vec<(Pending, String)>,
-        taking: &BTreeSet<String>,
-        rejections: &mut Rejections,
-    ) -> Result<(), SearchError> {
-        let indices: BTreeSet<String> = refused.iter().map(|(one, _)| one.index.clone()).collect();
-        for index in &indices {
-            let owned = self.own_indices(index).await;
-            if owned.is_err() || !taking.contains(index) {
+        refused: Vec<RefusedDocument>,
+        taken: &BTreeMap<String, Vec<u8>>,
+    ) -> Result<Vec<Verdict>, SearchError> {
+        let mut by_index: BTreeMap<String, Vec<RefusedDocument>> = BTreeMap::new();
+        for one in refused {
+            let own = by_index.entry(one.pending.index.clone()).or_default();
+            own.push(one);
+        }
+        let mut verdicts = Vec::new();
+        for (index, refused) in by_index {
+            let owned = self.own_indices(&index).await;
+            let witness = taken.get(&index);
+            if owned.is_err() || witness.is_none() {
                 // Looked for again by the next call, or created.
-                self.known().remove(index);
+                self.known().remove(&index);
             }
             owned?;
-        }
-        for (one, reason) in refused {
-            if !taking.contains(&one.index) {
-                return Err(SearchError::Refused(format!(
-                    "it takes no document for the index {}: {reason}. Look for fields, pipelines and settings that \
-                     others have added to it",
-                    one.index
-                )));
+            match witness {
+                Some(witness) => verdicts.extend(self.try_again(witness, refused).await?),
+                None => return Err(takes_nothing(&refused)),
             }
-            rejections.add(&one.document, reason);
         }
-        Ok(())
+        Ok(verdicts)
+    }
+
+    /// Sends refused documents of one index again, with a document before and after them that it has taken.
+    /// That one is not written again, since it is there; but if it is refused now, the index was changed
+    /// meanwhile.
+    async fn try_again(
+        &self,
+        witness: &[u8],
+        refused: Vec<RefusedDocument>,
+    ) -> Result<Vec<Verdict>, SearchError> {
+        let mut body = witness.to_vec();
+        for one in &refused {
+            body.extend(&one.lines);
+        }
+        body.extend(witness);
+        let items = self.bulk(body, refused.len() + 2, false).await?;
+        // Too long with the two: what was said at first stays.
+        let Some(items) = items else {
+            return Ok(refused.into_iter().map(Verdict::Rejected).collect());
+        };
+        let mut outcomes = Vec::with_capacity(items.len());
+        for item in &items {
+            outcomes.push(outcome(item)?);
+        }
+        let is_fine =
+            |one: Option<&Outcome>| matches!(one, Some(Outcome::Stored | Outcome::Conflict));
+        if !is_fine(outcomes.first()) || !is_fine(outcomes.last()) {
+            return Err(takes_nothing(&refused));
+        }
+        let outcomes = outcomes.into_iter().skip(1);
+        let verdicts = refused.into_iter().zip(outcomes);
+        Ok(verdicts
+            .filter_map(|(mut one, outcome)| match outcome {
+                Outcome::Stored => None,
+                Outcome::Conflict => Some(Verdict::Conflict(one.pending)),
+                Outcome::NoIndex => {
+                    one.pending.replaces = None;
+                    Some(Verdict::Conflict(one.pending))
+                }
+                Outcome::Rejected(_) | Outcome::Refused(_) => Some(Verdict::Rejected(one)),
+            })
+            .collect())
     }
 
     /// Merges documents with the stored ones; returns those that know more than these.
@@ -263,6 +329,16 @@ impl ElasticsearchIndex {
         self.known().insert(index.to_owned());
         Ok(())
     }
+}
+
+/// An error of an index that refuses all documents.
+fn takes_nothing(refused: &[RefusedDocument]) -> SearchError {
+    let first = refused.first();
+    let (index, reason) = first.map_or(("", ""), |one| (&*one.pending.index, &*one.reason));
+    SearchError::Refused(format!(
+        "it takes no document for the index {index}: {reason}. Look for fields, pipelines and settings that others \
+         have added to it"
+    ))
 }
 
 /// Returns the two lines of a bulk request that store a document, or why it cannot be stored.
