@@ -14,7 +14,7 @@ use testkit::servers::elasticsearch::{SearchServer, SearchServerKind};
 
 use crate::support::database;
 use crate::support::listener::{Config, observer};
-use crate::support::program::{Ended, command};
+use crate::support::program::{Ended, command, command_reading};
 
 /// The listener of [`Config`], and another one.
 const LISTENERS: [&str; 2] = ["default/test", "default/other"];
@@ -118,6 +118,18 @@ async fn documents_in_the_database_go_with_the_rows() {
     drop_gone(&config(&db.url, "  search: {postgres: {}}\n"))
         .await
         .ok();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_can_be_standard_input() {
+    let db = database().await;
+    let config = config(&db.url, "  search: {postgres: {}}\n");
+    for args in [
+        &["dead-letters", "list", "--observer", "none", "-f", "-"][..],
+        &["drop-listener", "--yes", "--gone", "-f", "-"],
+    ] {
+        command_reading(args, &config.path()).await.ok();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use clap::{Args, Subcommand};
+use crds::config::ObserverConfig;
 use crds::duration::HumanDuration;
 use observer_listener::dead_letters::admin::{self, DeadLetterFilter, DeadLetterRow};
 use program::logs;
@@ -14,7 +15,7 @@ use tokio::time::MissedTickBehavior;
 use super::output::{OutputFormat, PICKUP_NOTE, confirm, counted, say, time};
 use super::schema::{listener_required, open_database};
 use super::table::{one_line, print};
-use super::{CliError, DatabaseArgs, files, identity};
+use super::{CliError, DatabaseArgs, identity};
 
 /// Dead letters in memory during an export.
 const EXPORT_PAGE: i64 = 100;
@@ -270,9 +271,11 @@ async fn open(
     filter: DeadLetterFilterArgs,
     ids: Option<Vec<i64>>,
 ) -> Result<(PgPool, DeadLetterFilter), CliError> {
-    let named = files::observers(&database)?;
-    let (pool, listener) = open_database(database).await?;
+    let database = database.resolve()?;
+    let (pool, listener) = open_database(&database).await?;
     if let Some(observer) = filter.observer.clone().map(identity) {
+        let observers = database.bundle.iter().flat_map(|bundle| &bundle.observers);
+        let named: Vec<String> = observers.map(ObserverConfig::identity).collect();
         check_name(&pool, listener.as_deref(), &observer, &named).await?;
     }
     Ok((

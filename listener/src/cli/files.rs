@@ -3,11 +3,11 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crds::config::{ListenerConfig, ObserverConfig, Redacted};
+use crds::config::Redacted;
 use crds::loader::Loaded;
 use crds::manifest::{Diagnostics, SourceFile};
 
-use super::{CliError, DatabaseArgs, FileArgs};
+use super::{CliError, FileArgs};
 
 /// Loads and checks the files.
 pub(super) fn load(args: &FileArgs) -> Result<Loaded, CliError> {
@@ -32,23 +32,6 @@ pub(super) fn try_load(args: &FileArgs) -> Result<Result<Loaded, Diagnostics>, C
         &secret,
         args.listener.as_deref(),
     ))
-}
-
-/// Returns the observers of the files that give the database; none if it is given by URL.
-pub(super) fn observers(args: &DatabaseArgs) -> Result<Vec<String>, CliError> {
-    if args.files.is_empty() {
-        return Ok(Vec::new());
-    }
-    let observers = load(&args.file_args())?.bundle.observers;
-    Ok(observers.iter().map(ObserverConfig::identity).collect())
-}
-
-/// Returns the listener of the files that give the database; none if it is given by URL.
-pub(super) fn listener(args: &DatabaseArgs) -> Result<Option<ListenerConfig>, CliError> {
-    if args.files.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(load(&args.file_args())?.bundle.listener))
 }
 
 /// Returns the YAML files of a folder, sorted by name.

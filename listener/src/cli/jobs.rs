@@ -209,7 +209,7 @@ type ActionNames = BTreeSet<(String, String)>;
 /// files.
 async fn open(args: DatabaseArgs) -> Result<(Arc<dyn JobQueue>, ActionNames), CliError> {
     if args.files.is_empty() {
-        let (pool, listener) = open_database_of_listener(args).await?;
+        let (pool, listener) = open_database_of_listener(&args.resolve()?).await?;
         if backend::is_in_redis(&pool, &listener).await? {
             return Err(CliError::Config(format!(
                 "jobs of listener {listener} are in Redis: name its files with -f FILE, which contain the address"
@@ -275,7 +275,7 @@ pub(super) async fn open_for_status(
         };
         return Ok((pool, Some(identity), queue));
     }
-    let (pool, listener) = open_database(args).await?;
+    let (pool, listener) = open_database(&args.resolve()?).await?;
     Ok((pool, listener, queue))
 }
 

@@ -35,8 +35,7 @@ pub(super) struct EventOutcome {
 /// Opens the database, and the listener where files name it.
 pub(super) async fn open(args: DatabaseArgs) -> Result<(PgPool, Option<OpenListener>), CliError> {
     if args.files.is_empty() {
-        let (url, _) = args.resolve()?;
-        let pool = connect(&url).await?;
+        let pool = connect(&args.resolve()?.url).await?;
         migrate::verify(&pool).await?;
         return Ok((pool, None));
     }

@@ -32,7 +32,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
-use crds::config::Redacted;
+use crds::config::{Bundle, Redacted};
 use observer_listener::runtime::job_worker::WorkerMode;
 use program::logs::{self, LogFormat};
 use url::Url;
@@ -144,17 +144,34 @@ impl DatabaseArgs {
         }
     }
 
-    /// Returns the database's URL, and the listener's identity if one is given.
-    fn resolve(self) -> Result<(Redacted, Option<String>), CliError> {
+    /// Returns the database that it names, from files if there are some, which are read once: standard input
+    /// can be one of them.
+    fn resolve(self) -> Result<NamedDatabase, CliError> {
         match self.database_url {
-            Some(url) if self.files.is_empty() => Ok((url, self.listener.map(identity))),
+            Some(url) if self.files.is_empty() => Ok(NamedDatabase {
+                url,
+                listener: self.listener.map(identity),
+                bundle: None,
+            }),
             _ => {
-                let listener = files::load(&self.file_args())?.bundle.listener;
-                let identity = listener.identity();
-                Ok((listener.database_url, Some(identity)))
+                let bundle = files::load(&self.file_args())?.bundle;
+                Ok(NamedDatabase {
+                    url: bundle.listener.database_url.clone(),
+                    listener: Some(bundle.listener.identity()),
+                    bundle: Some(bundle),
+                })
             }
         }
     }
+}
+
+/// Database that a command is given.
+struct NamedDatabase {
+    url: Redacted,
+    /// Identity of the listener, if one is given.
+    listener: Option<String>,
+    /// What the files hold, if they name the database.
+    bundle: Option<Bundle>,
 }
 
 /// Returns `namespace/name`; a name alone is in namespace `default`.

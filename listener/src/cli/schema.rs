@@ -1,7 +1,7 @@
 //! `migrate`, `reset-position` and `drop-listener`.
 
 use clap::{Args, ValueEnum};
-use crds::config::{ListenerConfig, Redacted, SearchBackend, SearchConfig};
+use crds::config::{Redacted, SearchBackend, SearchConfig};
 use observer_listener::checkpoint::stored_rows;
 use observer_listener::coordination::live_processes;
 use observer_listener::database::{self, DatabaseError};
@@ -10,7 +10,7 @@ use observer_listener::runtime::cluster::{self, RemovalLimits};
 use sqlx::PgPool;
 
 use super::output::{confirm, counted, say};
-use super::{CliError, DatabaseArgs, files};
+use super::{CliError, DatabaseArgs, NamedDatabase};
 
 #[derive(Debug, Args)]
 pub(super) struct MigrateArgs {
@@ -56,8 +56,8 @@ pub(super) struct DropListenerArgs {
 
 /// Creates or upgrades the schema.
 pub(super) async fn migrate(args: MigrateArgs) -> Result<(), CliError> {
-    let (url, _) = args.database.resolve()?;
-    let migrated = migrate::migrate(&connect(&url).await?).await?;
+    let database = args.database.resolve()?;
+    let migrated = migrate::migrate(&connect(&database.url).await?).await?;
     if migrated.from != migrated.to {
         say!(
             "upgraded the schema `observer` from version {} to {}",
@@ -83,7 +83,7 @@ pub(super) async fn migrate(args: MigrateArgs) -> Result<(), CliError> {
 
 /// Resets a listener's stored positions.
 pub(super) async fn reset_position(args: ResetPositionArgs) -> Result<(), CliError> {
-    let (pool, listener) = open_database_of_listener(args.database).await?;
+    let (pool, listener) = open_database_of_listener(&args.database.resolve()?).await?;
     require_stopped(&pool, &listener, "reset-position").await?;
     let kept = stored_rows::count_rows(&pool, &listener).await?;
     if kept.has_not_run() {
@@ -121,11 +121,13 @@ pub(super) async fn reset_position(args: ResetPositionArgs) -> Result<(), CliErr
 
 /// Deletes all data of a listener.
 pub(super) async fn drop_listener(args: DropListenerArgs) -> Result<(), CliError> {
-    let config = files::listener(&args.database)?;
+    let database = args.database.resolve()?;
+    let search = database.bundle.as_ref();
+    let search = search.and_then(|bundle| bundle.listener.search.as_ref());
     if args.gone {
-        return drop_unchecked(args.database, config.as_ref()).await;
+        return drop_unchecked(&database, search).await;
     }
-    let (pool, listener) = open_database_of_listener(args.database).await?;
+    let (pool, listener) = open_database_of_listener(&database).await?;
     require_stopped(&pool, &listener, "drop-listener").await?;
     let kept = stored_rows::count_rows(&pool, &listener).await?;
     if kept.is_empty() {
@@ -138,39 +140,30 @@ pub(super) async fn drop_listener(args: DropListenerArgs) -> Result<(), CliError
         kept.dead_letters.of("dead letter"),
         kept.jobs.of("job"),
         kept.processed_deliveries.of("exactly-once effect"),
-        if config
-            .as_ref()
-            .is_some_and(|config| config.search.is_some())
-        {
-            ", and its history with them"
-        } else {
-            ""
-        },
+        search.map_or("", |_| ", and its history with them"),
         kept.events.of("event"),
     );
     confirm(args.yes, &risk)?;
-    drop_rows_and_documents(&pool, &listener, config.as_ref()).await
+    drop_rows_and_documents(&pool, &listener, search).await
 }
 
 /// Deletes all data of a listener without a check for running processes, as the operator does.
 async fn drop_unchecked(
-    database: DatabaseArgs,
-    config: Option<&ListenerConfig>,
+    database: &NamedDatabase,
+    search: Option<&SearchConfig>,
 ) -> Result<(), CliError> {
-    let (url, listener) = database.resolve()?;
-    let listener = listener.ok_or_else(|| {
+    let listener = database.listener.as_ref().ok_or_else(|| {
         CliError::Config("name the listener with --listener NAME, or its files with -f FILE".into())
     })?;
-    drop_rows_and_documents(&connect(&url).await?, &listener, config).await
+    drop_rows_and_documents(&connect(&database.url).await?, listener, search).await
 }
 
-/// Deletes the rows of a listener, and its documents wherever its configuration says that they are.
+/// Deletes the rows of a listener, and the documents of its history, where it has one.
 async fn drop_rows_and_documents(
     pool: &PgPool,
     listener: &str,
-    config: Option<&ListenerConfig>,
+    search: Option<&SearchConfig>,
 ) -> Result<(), CliError> {
-    let search = config.and_then(|config| config.search.as_ref());
     let is_elsewhere = |config: &&SearchConfig| config.backend != SearchBackend::Postgres;
     if let Some(config) = search.filter(|config| !is_elsewhere(config)) {
         // Part by part, as there may be millions. What is left, and what is wrong, the statement below finds.
@@ -193,13 +186,12 @@ async fn drop_rows_and_documents(
 /// Connects to the database; returns the listener too if one is given. One that is given by name alone must
 /// exist in the database, since the name may be mistyped.
 pub(super) async fn open_database(
-    database: DatabaseArgs,
+    database: &NamedDatabase,
 ) -> Result<(PgPool, Option<String>), CliError> {
-    let from_files = !database.files.is_empty();
-    let (url, listener) = database.resolve()?;
-    let pool = connect(&url).await?;
+    let listener = database.listener.clone();
+    let pool = connect(&database.url).await?;
     migrate::verify(&pool).await?;
-    if let Some(listener) = listener.as_deref().filter(|_| !from_files)
+    if let (Some(listener), None) = (listener.as_deref(), &database.bundle)
         && !stored_rows::listeners(&pool)
             .await?
             .iter()
@@ -212,7 +204,7 @@ pub(super) async fn open_database(
 
 /// Connects to the database of a command that needs a listener.
 pub(super) async fn open_database_of_listener(
-    database: DatabaseArgs,
+    database: &NamedDatabase,
 ) -> Result<(PgPool, String), CliError> {
     let (pool, listener) = open_database(database).await?;
     match listener {

@@ -1,5 +1,6 @@
 //! The real program as a command that runs to its end.
 
+use std::path::Path;
 use std::process::Stdio;
 
 use tokio::process::Command;
@@ -24,13 +25,23 @@ pub(crate) async fn command(args: &[&str]) -> Ended {
 
 /// Runs the program to its end, with these variables.
 pub(crate) async fn command_by(args: &[&str], variables: &[(&str, &str)]) -> Ended {
+    end(args, variables, Stdio::null()).await
+}
+
+/// Runs the program to its end, with this file as its standard input.
+pub(crate) async fn command_reading(args: &[&str], input: &Path) -> Ended {
+    let input = std::fs::File::open(input).unwrap();
+    end(args, &[], input.into()).await
+}
+
+async fn end(args: &[&str], variables: &[(&str, &str)], input: Stdio) -> Ended {
     let child = Command::new(program())
         .args(args)
         .args(["--log-format", "text"])
         .env_remove("OBSERVER_DATABASE_URL")
         .env("RUST_LOG", "debug")
         .envs(variables.iter().copied())
-        .stdin(Stdio::null())
+        .stdin(input)
         .kill_on_drop(true)
         .output();
     let output = comes(&format!("the end of {args:?}"), child).await.unwrap();
