@@ -1,7 +1,6 @@
 //! Users and service accounts of a real control plane, whose rights decide.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
@@ -10,53 +9,24 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config as ClientConfig};
 use reqwest::Method;
 use serde_json::{Value, json};
-use tempfile::TempDir;
+use testkit::servers::control_plane::ControlPlane;
 
 use crate::support::listener::{Config, Process, observer};
 use crate::support::probe::{free_address, ready};
 use crate::support::{database, eventually_or};
 
-/// Set to the kubeconfig of a control plane that is there already.
-const KUBECONFIG: &str = "OBSERVER_TEST_KUBECONFIG";
-
 const NAMESPACE: &str = "api-users";
 
-/// A control plane, which ends with this value if it began with it.
-struct Plane {
-    kubeconfig: PathBuf,
-    started: Option<TempDir>,
-}
-
-fn script(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../e2e/cluster");
-    folder.join(name)
-}
+/// A control plane whose users call the API.
+struct Plane(ControlPlane);
 
 impl Plane {
     fn start() -> Self {
-        if let Some(path) = std::env::var_os(KUBECONFIG) {
-            return Self {
-                kubeconfig: PathBuf::from(path),
-                started: None,
-            };
-        }
-        let folder = TempDir::new().unwrap();
-        let output = std::process::Command::new(script("up"))
-            .arg("--control-plane-only")
-            .arg(folder.path())
-            .stderr(Stdio::inherit())
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "no control plane");
-        let output = String::from_utf8(output.stdout).unwrap();
-        Self {
-            kubeconfig: PathBuf::from(output.lines().last().unwrap()),
-            started: Some(folder),
-        }
+        Self(ControlPlane::start())
     }
 
     async fn client(&self) -> Client {
-        let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).unwrap();
+        let kubeconfig = Kubeconfig::read_from(self.0.kubeconfig()).unwrap();
         let options = KubeConfigOptions::default();
         let config = ClientConfig::from_custom_kubeconfig(kubeconfig, &options).await;
         Client::try_from(config.unwrap()).unwrap()
@@ -64,7 +34,7 @@ impl Plane {
 
     /// Writes a kubeconfig that logs in with a token, as a pod does.
     fn kubeconfig_of(&self, token: &str, folder: &Path) -> PathBuf {
-        let config = Kubeconfig::read_from(&self.kubeconfig).unwrap();
+        let config = Kubeconfig::read_from(self.0.kubeconfig()).unwrap();
         let mut config = serde_json::to_value(config).unwrap();
         for user in config["users"].as_array_mut().unwrap() {
             user["user"] = json!({"token": token});
@@ -72,17 +42,6 @@ impl Plane {
         let path = folder.join("kubeconfig");
         std::fs::write(&path, config.to_string()).unwrap();
         path
-    }
-}
-
-impl Drop for Plane {
-    fn drop(&mut self) {
-        if let Some(folder) = &self.started {
-            let down = std::process::Command::new(script("down"))
-                .arg(folder.path())
-                .status();
-            assert!(down.is_ok_and(|status| status.success()), "it is left");
-        }
     }
 }
 

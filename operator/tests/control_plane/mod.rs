@@ -14,22 +14,14 @@ mod scenarios;
 mod tables;
 mod workers;
 
-use std::path::PathBuf;
-
 use plane::{Operator, Plane};
 use room::Room;
 use tokio::task::LocalSet;
 
-/// Set to the kubeconfig of a control plane that is there already.
-const KUBECONFIG: &str = "OBSERVER_TEST_KUBECONFIG";
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs a control plane: e2e/run control_plane"]
 async fn in_a_control_plane() {
-    let plane = match std::env::var_os(KUBECONFIG) {
-        Some(path) => Plane::existing(PathBuf::from(path)),
-        None => Plane::start(),
-    };
+    let plane = Plane::start();
     let client = plane.client().await;
     plane.define(&client).await;
     let mut operator = Operator::start(&plane).await;

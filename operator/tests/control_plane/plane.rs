@@ -1,8 +1,7 @@
 //! A control plane, and the operator's program in it.
 
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
 use crds::v1alpha1::{Observer, ObserverListener};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -11,49 +10,21 @@ use kube::api::{Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client, Config, CustomResourceExt};
-use tempfile::TempDir;
+use testkit::servers::control_plane::ControlPlane;
 use testkit::wait::STALLED;
 
 use super::room::until;
 
-/// A control plane, which ends with this value if it began with it.
-pub(super) struct Plane {
-    kubeconfig: PathBuf,
-    started: Option<TempDir>,
-}
-
-fn script(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../e2e/cluster")
-        .join(name)
-}
+/// A control plane that the operator can work in.
+pub(super) struct Plane(ControlPlane);
 
 impl Plane {
-    pub(super) fn existing(kubeconfig: PathBuf) -> Self {
-        Self {
-            kubeconfig,
-            started: None,
-        }
-    }
-
     pub(super) fn start() -> Self {
-        let folder = TempDir::new().unwrap();
-        let output = Command::new(script("up"))
-            .arg("--control-plane-only")
-            .arg(folder.path())
-            .stderr(Stdio::inherit())
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "no control plane");
-        let output = String::from_utf8(output.stdout).unwrap();
-        Self {
-            kubeconfig: PathBuf::from(output.lines().last().unwrap()),
-            started: Some(folder),
-        }
+        Self(ControlPlane::start())
     }
 
     pub(super) async fn client(&self) -> Client {
-        let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).unwrap();
+        let kubeconfig = Kubeconfig::read_from(self.0.kubeconfig()).unwrap();
         let options = KubeConfigOptions::default();
         let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
         Client::try_from(config.unwrap()).unwrap()
@@ -83,15 +54,6 @@ impl Plane {
     }
 }
 
-impl Drop for Plane {
-    fn drop(&mut self) {
-        if let Some(folder) = &self.started {
-            let ended = Command::new(script("down")).arg(folder.path()).status();
-            assert!(ended.is_ok_and(|status| status.success()), "it is left");
-        }
-    }
-}
-
 /// The operator at work.
 pub(super) struct Operator {
     child: Child,
@@ -107,7 +69,7 @@ impl Operator {
         let child = Command::new(env!("CARGO_BIN_EXE_observer-operator"))
             .args(["run", "--image", "example.com/observers:1", "--listen"])
             .arg(address.to_string())
-            .env("KUBECONFIG", &plane.kubeconfig)
+            .env("KUBECONFIG", plane.0.kubeconfig())
             .env("POD_NAME", format!("test-{}", std::process::id()))
             .env("OBSERVER_LOG_FORMAT", "text")
             .spawn()

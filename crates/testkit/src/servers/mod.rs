@@ -3,6 +3,8 @@
 
 pub mod binaries;
 #[cfg(feature = "tests")]
+pub mod control_plane;
+#[cfg(feature = "tests")]
 pub mod elasticsearch;
 mod guardian;
 #[cfg(feature = "tests")]
