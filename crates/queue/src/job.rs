@@ -156,6 +156,15 @@ pub enum JobState {
 }
 
 impl JobState {
+    /// Every state, in the order of their declaration.
+    pub const ALL: [Self; 5] = [
+        Self::Available,
+        Self::Scheduled,
+        Self::Running,
+        Self::Blocked,
+        Self::Completed,
+    ];
+
     /// Name in commands, in the API and in metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -27,7 +27,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// Maximum bytes of a token.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
-/// Whoever made a request.
+/// Caller of a request.
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
     /// Name of the token or of the user.
@@ -76,13 +76,14 @@ impl Auth {
             }
             Coordination::Database => None,
         };
-        Self {
-            tokens: config.tokens.iter().map(KnownToken::new).collect(),
-            reviewer: cluster.clone().filter(|_| config.kubernetes),
+        let nobody = Self {
+            tokens: Vec::new(),
+            reviewer: None,
             cluster,
             unknown: Limiter::new(UNKNOWN_TOKENS),
             failures: Arc::default(),
-        }
+        };
+        nobody.changed_to(config)
     }
 
     /// Returns those who are admitted by another configuration of the listener. Limits of tokens that stay go on.

@@ -4,38 +4,29 @@ use std::borrow::Cow;
 use std::io;
 
 use axum::body::Body;
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use futures::stream;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
-use serde_json::{Number, Value};
+use serde_json::Number;
 
-use super::endpoint::{Call, json, schema_of};
+use super::endpoint::{Call, NothingMatches, json, schema_of};
 use super::problem::Problem;
+use super::selection::{
+    AffectedCount, MAX_IDS, Selector, by_ids_or_all, check_ids, has_nul, invalid, one_of,
+};
 use crate::dead_letters::admin::{self, DeadLetterFilter, DeadLetterRow};
 
 /// Dead letters in memory during an export.
 const EXPORT_PAGE: i64 = 100;
-
-/// Maximum number of ids of one change.
-const MAX_IDS: usize = 10_000;
 
 /// Largest id that every client can write as a number.
 const MAX_ID: i64 = (1 << 53) - 1;
 
 /// Content of an export.
 pub(super) const LINES: &str = "application/x-ndjson";
-
-/// Response to a change.
-#[derive(Debug, Serialize, JsonSchema)]
-#[schemars(deny_unknown_fields)]
-pub(super) struct AffectedCount {
-    /// How many were changed.
-    pub(super) count: u64,
-}
 
 /// Page of dead letters, the newest first.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -131,61 +122,10 @@ pub(super) fn selector(generator: &mut SchemaGenerator) -> Schema {
     ])
 }
 
-/// Returns the schema of what is one of these.
-pub(super) fn one_of(schemas: &[Schema]) -> Schema {
-    schemars::json_schema!({ "oneOf": schemas })
-}
-
-/// Parses a body that names ids, or all that match something.
-pub(super) fn by_ids_or_all<I, A>(call: &Call, what: &str) -> Result<Selector<I, A>, Problem>
-where
-    I: serde::de::DeserializeOwned,
-    A: serde::de::DeserializeOwned,
-{
-    let body: Value = call.json()?;
-    let has = |name: &str| body.get(name).is_some();
-    let wrong = |error: serde_json::Error| {
-        let detail = format!("the body is not as documented: {error}");
-        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
-    };
-    match (has("ids"), has("all")) {
-        (true, false) => Ok(Selector::Ids(serde_json::from_value(body).map_err(wrong)?)),
-        (false, true) => Ok(Selector::All(serde_json::from_value(body).map_err(wrong)?)),
-        _ => Err(Problem::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            format!("give either `ids`, or `all: true` with {what}"),
-        )),
-    }
-}
-
-/// Ids, or all that match something.
-pub(super) enum Selector<I, A> {
-    Ids(I),
-    All(A),
-}
-
-/// Checks what a schema says beyond types.
-pub(super) fn invalid(detail: impl Into<String>) -> Problem {
-    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
-}
-
-/// Returns whether a text holds a NUL character, which nothing in Postgres does.
-pub(super) fn has_nul(text: &str) -> bool {
-    text.contains('\0')
-}
-
-/// Rejects a number of ids that is out of bounds.
-pub(super) fn check_ids<T>(ids: &[T]) -> Result<(), Problem> {
-    if !(1..=MAX_IDS).contains(&ids.len()) {
-        return Err(invalid(format!("ids must be 1 to {MAX_IDS} ids")));
-    }
-    Ok(())
-}
-
 /// Returns the filter of a list or an export; nothing where none can match.
 fn query_filter(call: &Call) -> Option<DeadLetterFilter> {
     let query = &call.query;
-    let tenant = call.tenants(query.text("tenant")).filter().ok()?;
+    let tenant = call.tenant(query.text("tenant")).ok()?;
     Some(DeadLetterFilter {
         ids: None,
         listener: Some(call.context.listener.to_string()),
@@ -225,7 +165,7 @@ fn body_filter(call: &Call) -> Result<Option<DeadLetterFilter>, Problem> {
     if texts.into_iter().flatten().any(|text| has_nul(text)) {
         return Ok(None);
     }
-    let Ok(tenant) = call.tenants(filter.tenant).filter() else {
+    let Ok(tenant) = call.tenant(filter.tenant) else {
         return Ok(None);
     };
     Ok(Some(DeadLetterFilter {
@@ -257,9 +197,7 @@ pub(super) async fn list(call: Call) -> Result<Response, Problem> {
 pub(super) async fn show(call: Call) -> Result<Response, Problem> {
     let id = &call.id;
     let none = || Problem::not_found(format!("there is no dead letter {id}"));
-    let Ok(tenant) = call.tenants(None).filter() else {
-        return Err(none());
-    };
+    let tenant = call.tenant(None).map_err(|NothingMatches| none())?;
     let filter = DeadLetterFilter {
         ids: Some(vec![id.parse().map_err(|_| none())?]),
         listener: Some(call.context.listener.to_string()),

@@ -80,16 +80,9 @@ pub(super) struct Call {
     body: Bytes,
 }
 
-/// Tenants whose data a request may see or change.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum TenantScope {
-    /// All of them.
-    All,
-    /// One of them.
-    One(String),
-    /// None: the request asks for another tenant than the caller's own.
-    Nothing,
-}
+/// Nothing can match: a request asks for another tenant than the caller's own.
+#[derive(Debug)]
+pub(super) struct NothingMatches;
 
 /// Returns the schema of a type.
 pub(super) fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
@@ -206,14 +199,7 @@ async fn body(request: Request) -> Result<Bytes, Problem> {
 impl Call {
     /// Parses the body.
     pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, Problem> {
-        serde_json::from_slice(&self.body).map_err(|error| {
-            let status = if error.is_data() {
-                StatusCode::UNPROCESSABLE_ENTITY
-            } else {
-                StatusCode::BAD_REQUEST
-            };
-            Problem::new(status, format!("the body is not as documented: {error}"))
-        })
+        serde_json::from_slice(&self.body).map_err(|error| Problem::of_body(&error))
     }
 
     /// Returns the documents of the history that its caller may see.
@@ -224,28 +210,13 @@ impl Call {
         }
     }
 
-    /// Returns the tenants that it may see, where it asks for one or for none.
-    pub(super) fn tenants(&self, wanted: Option<String>) -> TenantScope {
+    /// Returns the only tenant whose data it may see or change, where it asks for one or for none; all where
+    /// absent.
+    pub(super) fn tenant(&self, wanted: Option<String>) -> Result<Option<String>, NothingMatches> {
         match (self.caller.tenant.as_deref(), wanted) {
-            (None, None) => TenantScope::All,
-            (Some(own), None) => TenantScope::One(own.to_owned()),
-            (Some(own), Some(wanted)) if own != wanted => TenantScope::Nothing,
-            (_, Some(wanted)) => TenantScope::One(wanted),
-        }
-    }
-}
-
-/// Nothing can match.
-#[derive(Debug)]
-pub(super) struct NothingMatches;
-
-impl TenantScope {
-    /// Returns the filter by tenant, unless nothing can match.
-    pub(super) fn filter(self) -> Result<Option<String>, NothingMatches> {
-        match self {
-            Self::All => Ok(None),
-            Self::One(tenant) => Ok(Some(tenant)),
-            Self::Nothing => Err(NothingMatches),
+            (None, wanted) => Ok(wanted),
+            (Some(own), Some(wanted)) if own != wanted => Err(NothingMatches),
+            (Some(own), _) => Ok(Some(own.to_owned())),
         }
     }
 }

@@ -1,14 +1,16 @@
 //! The list of all endpoints.
 
-use ::queue::JobView;
-use ::search::{Document, MAX_QUERY_BYTES};
+use ::queue::{JobState, JobView};
+use ::search::{DeliveryState, Document, MAX_QUERY_BYTES};
+use crds::config::Operation;
 
-use super::dead_letters::{self, AffectedCount, DeadLetterPage, LINES};
+use super::dead_letters::{self, DeadLetterPage, LINES};
 use super::endpoint::{Endpoint, Method, schema_of};
 use super::jobs::{self, JobPage};
 use super::overview::{self, ListenerStatus, ObserverList, ShardList};
 use super::parameters::{Kind, Parameter};
-use super::search::{self, EventPage, OPERATIONS, OUTCOMES};
+use super::search::{self, EventPage};
+use super::selection::AffectedCount;
 use super::{events, openapi};
 use crate::dead_letters::admin::DeadLetterDetail;
 
@@ -62,7 +64,11 @@ const JOB_FILTERS: &[Parameter] = &[
     OBSERVER,
     ACTION,
     TENANT,
-    parameter("state", Kind::Choice(jobs::STATES), "Only in this state."),
+    parameter(
+        "state",
+        Kind::Choice(|| JobState::ALL.map(JobState::as_str).to_vec()),
+        "Only in this state.",
+    ),
     LIMIT,
 ];
 
@@ -75,14 +81,14 @@ const SEARCH: &[Parameter] = &[
     ENTITY,
     parameter(
         "operation",
-        Kind::Choices(OPERATIONS),
+        Kind::Choices(|| Operation::ALL.map(Operation::as_str).to_vec()),
         "Only these operations.",
     ),
     OBSERVER,
     ACTION,
     parameter(
         "outcome",
-        Kind::Choices(OUTCOMES),
+        Kind::Choices(|| DeliveryState::ALL.map(DeliveryState::as_str).to_vec()),
         "Only with a delivery in one of these states.",
     ),
     TENANT,
@@ -91,7 +97,7 @@ const SEARCH: &[Parameter] = &[
     parameter("to", Kind::Time, "Only events before this time."),
     parameter(
         "sort",
-        Kind::Choice(&["newest", "oldest"]),
+        Kind::Choice(|| vec!["newest", "oldest"]),
         "Order; default `newest`, the latest event first.",
     ),
     parameter(

@@ -5,14 +5,11 @@ use queue::{JobFilter, JobState, JobView};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
-use super::dead_letters::{
-    AffectedCount, Selector, by_ids_or_all, check_ids, has_nul, invalid, one_of,
-};
 use super::endpoint::{Call, json, schema_of};
 use super::problem::Problem;
-
-/// States of jobs, as parameters.
-pub(super) const STATES: &[&str] = &["available", "scheduled", "running", "blocked", "completed"];
+use super::selection::{
+    AffectedCount, MAX_IDS, Selector, by_ids_or_all, check_ids, has_nul, invalid, one_of,
+};
 
 /// Page of jobs, the oldest first.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -29,7 +26,7 @@ pub(super) struct JobPage {
 #[serde(deny_unknown_fields)]
 struct JobIds {
     /// The ids.
-    #[schemars(length(min = 1, max = 10_000))]
+    #[schemars(length(min = 1, max = MAX_IDS))]
     ids: Vec<String>,
 }
 
@@ -80,8 +77,8 @@ fn body_filter(call: &Call) -> Result<Option<JobFilter>, Problem> {
     if texts.into_iter().flatten().any(|text| has_nul(text)) {
         return Ok(None);
     }
-    let tenants = call.tenants(selection.tenant);
-    Ok(tenants.filter().ok().map(|tenant| JobFilter {
+    let tenant = call.tenant(selection.tenant);
+    Ok(tenant.ok().map(|tenant| JobFilter {
         ids,
         observer: selection.observer,
         action: selection.action,
@@ -90,20 +87,9 @@ fn body_filter(call: &Call) -> Result<Option<JobFilter>, Problem> {
     }))
 }
 
-fn state(name: &str) -> Option<JobState> {
-    let all = [
-        JobState::Available,
-        JobState::Scheduled,
-        JobState::Running,
-        JobState::Blocked,
-        JobState::Completed,
-    ];
-    all.into_iter().find(|state| state.as_str() == name)
-}
-
 pub(super) async fn list(call: Call) -> Result<Response, Problem> {
     let query = &call.query;
-    let Ok(tenant) = call.tenants(query.text("tenant")).filter() else {
+    let Ok(tenant) = call.tenant(query.text("tenant")) else {
         let (items, count) = (Vec::new(), 0);
         return json(&JobPage { items, count });
     };
@@ -111,7 +97,10 @@ pub(super) async fn list(call: Call) -> Result<Response, Problem> {
         ids: None,
         observer: query.text("observer"),
         action: query.text("action"),
-        state: query.text("state").and_then(|name| state(&name)),
+        state: query.text("state").and_then(|name| {
+            let mut all = JobState::ALL.into_iter();
+            all.find(|state| state.as_str() == name)
+        }),
         tenant,
     };
     let limit = usize::try_from(query.size("limit")).unwrap_or(usize::MAX);

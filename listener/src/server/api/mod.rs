@@ -18,6 +18,7 @@ mod overview;
 mod parameters;
 mod problem;
 mod search;
+mod selection;
 mod tokens;
 
 use std::sync::{Arc, Mutex};
@@ -183,7 +184,7 @@ pub(super) fn routes(api: HttpApi) -> Router {
     let all = all.fallback(unknown).method_not_allowed_fallback(async || {
         Problem::new(
             StatusCode::METHOD_NOT_ALLOWED,
-            "the path does not take this method; the header Allow names those that it takes",
+            "the path does not take this method; the header Allow lists the methods that it takes",
         )
     });
     Router::new()

@@ -30,10 +30,13 @@ pub(super) enum Kind {
     /// `true` or `false`.
     Flag,
     /// One of these.
-    Choice(&'static [&'static str]),
+    Choice(Names),
     /// Some of these: repeated, or with commas.
-    Choices(&'static [&'static str]),
+    Choices(Names),
 }
+
+/// Returns the names of what can be chosen.
+type Names = fn() -> Vec<&'static str>;
 
 /// Values of a request's parameters, all of them valid.
 #[derive(Clone, Debug, Default)]
@@ -70,9 +73,9 @@ impl Kind {
             }
             Self::Time => json!({ "type": "string", "format": "date-time" }),
             Self::Flag => json!({ "type": "boolean", "default": false }),
-            Self::Choice(choices) => json!({ "type": "string", "enum": choices }),
-            Self::Choices(choices) => json!({
-                "type": "array", "minItems": 1, "items": { "type": "string", "enum": choices },
+            Self::Choice(names) => json!({ "type": "string", "enum": names() }),
+            Self::Choices(names) => json!({
+                "type": "array", "minItems": 1, "items": { "type": "string", "enum": names() },
             }),
         }
     }
@@ -98,9 +101,9 @@ impl Kind {
             Self::Flag if !["true", "false"].contains(&value) => {
                 Err("must be true or false".to_owned())
             }
-            Self::Choice(choices) if !choices.contains(&value) => Err(one_of(choices)),
-            Self::Choices(choices) if !value.split(',').all(|one| choices.contains(&one)) => {
-                Err(one_of(choices))
+            Self::Choice(names) if !names().contains(&value) => Err(one_of(&names())),
+            Self::Choices(names) if !value.split(',').all(|one| names().contains(&one)) => {
+                Err(one_of(&names()))
             }
             _ => Ok(()),
         }
@@ -233,12 +236,12 @@ mod tests {
         Parameter {
             name: "operation",
             about: "",
-            kind: Kind::Choices(&["Insert", "Update"]),
+            kind: Kind::Choices(|| vec!["Insert", "Update"]),
         },
         Parameter {
             name: "sort",
             about: "",
-            kind: Kind::Choice(&["newest", "oldest"]),
+            kind: Kind::Choice(|| vec!["newest", "oldest"]),
         },
     ];
 

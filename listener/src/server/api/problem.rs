@@ -73,6 +73,16 @@ impl Problem {
         }
     }
 
+    /// A body that is not as documented.
+    pub(super) fn of_body(error: &serde_json::Error) -> Self {
+        let status = if error.is_data() {
+            StatusCode::UNPROCESSABLE_ENTITY
+        } else {
+            StatusCode::BAD_REQUEST
+        };
+        Self::new(status, format!("the body is not as documented: {error}"))
+    }
+
     /// A request that took too long.
     pub(super) fn timed_out() -> Self {
         Self::unavailable("the request took too long; ask for less at once")

@@ -18,20 +18,6 @@ use super::problem::Problem;
 /// Parameters that change what is shown of the documents found, and not which are found or in which order.
 const NOT_FILTERS: &[&str] = &["cursor", "limit", "facets", "highlight"];
 
-/// Operations of events, as parameters.
-pub(super) const OPERATIONS: &[&str] = &["Insert", "Update", "Delete", "Truncate", "Custom"];
-
-/// States of deliveries, as parameters.
-pub(super) const OUTCOMES: &[&str] = &[
-    "pending",
-    "queued",
-    "retrying",
-    "completed",
-    "dropped",
-    "deadLetter",
-    "delivered",
-];
-
 /// An event of the history that was found.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -1,0 +1,68 @@
+//! Bodies of changes: what is changed by its ids, or all that match something.
+
+use axum::http::StatusCode;
+use schemars::{JsonSchema, Schema};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::endpoint::Call;
+use super::problem::Problem;
+
+/// Maximum number of ids of one change.
+pub(super) const MAX_IDS: usize = 10_000;
+
+/// Response to a change.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub(super) struct AffectedCount {
+    /// How many were changed.
+    pub(super) count: u64,
+}
+
+/// Ids, or all that match something.
+pub(super) enum Selector<I, A> {
+    Ids(I),
+    All(A),
+}
+
+/// Returns the schema of what is one of these.
+pub(super) fn one_of(schemas: &[Schema]) -> Schema {
+    schemars::json_schema!({ "oneOf": schemas })
+}
+
+/// Parses a body that names ids, or all that match something.
+pub(super) fn by_ids_or_all<I, A>(call: &Call, what: &str) -> Result<Selector<I, A>, Problem>
+where
+    I: DeserializeOwned,
+    A: DeserializeOwned,
+{
+    let body: Value = call.json()?;
+    let has = |name: &str| body.get(name).is_some();
+    let wrong = |error: serde_json::Error| Problem::of_body(&error);
+    match (has("ids"), has("all")) {
+        (true, false) => Ok(Selector::Ids(serde_json::from_value(body).map_err(wrong)?)),
+        (false, true) => Ok(Selector::All(serde_json::from_value(body).map_err(wrong)?)),
+        _ => Err(invalid(format!(
+            "give either `ids`, or `all: true` with {what}"
+        ))),
+    }
+}
+
+/// Checks what a schema says beyond types.
+pub(super) fn invalid(detail: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+}
+
+/// Returns whether a text holds a NUL character, which nothing in Postgres does.
+pub(super) fn has_nul(text: &str) -> bool {
+    text.contains('\0')
+}
+
+/// Rejects a number of ids that is out of bounds.
+pub(super) fn check_ids<T>(ids: &[T]) -> Result<(), Problem> {
+    if !(1..=MAX_IDS).contains(&ids.len()) {
+        return Err(invalid(format!("ids must be 1 to {MAX_IDS} ids")));
+    }
+    Ok(())
+}
