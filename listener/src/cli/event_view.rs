@@ -3,9 +3,7 @@
 use ::search::{DeliveryAttempt, DeliveryEntry, Document, ObserverEntry};
 use chrono::{DateTime, Utc};
 use crds::config::Operation;
-use observer_listener::delivery::attempt::Attempt;
 use observer_listener::delivery::event::Event;
-use observer_listener::history::compose::failed_attempt;
 use observer_listener::history::outcome::{self, DeliveryOutcome, EventProgress, ObserverOutcome};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -77,7 +75,7 @@ pub(super) struct DeliveryView<'a> {
     pub(super) dead_letter: Option<i64>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) details_lost: bool,
-    /// The latest attempts; of the change log, those that failed.
+    /// The latest attempts; read from the change log, only failed ones.
     pub(super) history: Vec<DeliveryAttempt>,
 }
 
@@ -200,12 +198,6 @@ impl<'a> ObserverView<'a> {
 impl<'a> DeliveryView<'a> {
     /// Returns the view of a delivery as the change log, the jobs and the dead letters tell of it.
     pub(super) fn stored(outcome: &'a DeliveryOutcome) -> Self {
-        use outcome::DeliveryState::{Queued, Running};
-        let is_job = matches!(outcome.state, Queued | Running);
-        let history = outcome.history.as_deref().map(RawValue::get);
-        let history: Vec<Attempt> = history
-            .and_then(|history| serde_json::from_str(history).ok())
-            .unwrap_or_default();
         Self {
             action: &outcome.action,
             delivery: &outcome.delivery,
@@ -213,11 +205,13 @@ impl<'a> DeliveryView<'a> {
             state: StateView::Stored(outcome.state),
             attempts: outcome.attempts,
             error: outcome.error.as_deref(),
-            due_at: outcome.at.filter(|_| outcome.state == Queued),
-            job: is_job.then_some(outcome.delivery.as_str()),
+            due_at: outcome
+                .at
+                .filter(|_| outcome.state == outcome::DeliveryState::Queued),
+            job: outcome.is_job().then_some(outcome.delivery.as_str()),
             dead_letter: outcome.dead_letter,
             details_lost: false,
-            history: history.iter().map(failed_attempt).collect(),
+            history: outcome.failed_attempts(),
         }
     }
 

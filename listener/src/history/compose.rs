@@ -215,8 +215,15 @@ fn delivery_entry(report: &DeliveryReport) -> DeliveryEntry {
     }
 }
 
+/// Returns the attempts of a history as documents list them.
+pub(super) fn attempts_of(history: &RawValue) -> Vec<DeliveryAttempt> {
+    let attempts: Vec<Attempt> = serde_json::from_str(history.get()).unwrap_or_default();
+    let surplus = attempts.len().saturating_sub(MAX_ATTEMPTS_LISTED);
+    attempts[surplus..].iter().map(failed_attempt).collect()
+}
+
 /// Returns a failed attempt as documents list it.
-pub(crate) fn failed_attempt(attempt: &Attempt) -> DeliveryAttempt {
+fn failed_attempt(attempt: &Attempt) -> DeliveryAttempt {
     DeliveryAttempt {
         at: attempt.at,
         took_ms: attempt.took_ms,

@@ -2,10 +2,12 @@
 
 use ::queue::{JobQueue, JobState, JobView, QueueError};
 use chrono::{DateTime, Utc};
+use search::DeliveryAttempt;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use sqlx::PgPool;
 
+use super::compose::attempts_of;
 use super::lookup::{self, EventPlace, Standing, StoredLetter};
 use crate::delivery::delivery_id;
 use crate::delivery::event::Event;
@@ -90,6 +92,21 @@ pub struct DeliveryOutcome {
     /// The latest failed attempts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub history: Option<Box<RawValue>>,
+}
+
+impl DeliveryOutcome {
+    /// Returns whether it is a job.
+    #[must_use]
+    pub const fn is_job(&self) -> bool {
+        matches!(self.state, DeliveryState::Queued | DeliveryState::Running)
+    }
+
+    /// Returns its latest failed attempts, as documents list them.
+    #[must_use]
+    pub fn failed_attempts(&self) -> Vec<DeliveryAttempt> {
+        let history = self.history.as_deref().map(attempts_of);
+        history.unwrap_or_default()
+    }
 }
 
 /// What an observer makes of an event.

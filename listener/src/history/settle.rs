@@ -4,15 +4,13 @@ use std::sync::Arc;
 
 use ::queue::{JobQueue, JobState, JobView};
 use crds::config::OnFailure;
-use search::{DeliveryAttempt, DeliveryEntry, DeliveryState, Document, MAX_ATTEMPTS_LISTED};
-use serde_json::value::RawValue;
+use search::{DeliveryEntry, DeliveryState, Document};
 use sqlx::PgPool;
 
-use super::compose::failed_attempt;
+use super::compose::attempts_of;
 use super::lookup::{EventPlace, StoredLetter, WantedDelivery, Whereabouts, look_up};
 use super::outcome::OutcomeError;
 use crate::delivery::ActionName;
-use crate::delivery::attempt::Attempt;
 use crate::observers::Observers;
 
 /// Where deliveries are looked up.
@@ -163,18 +161,13 @@ fn as_dead_letter(entry: &DeliveryEntry, letter: &StoredLetter) -> DeliveryEntry
     }
 }
 
-/// Returns the attempts of a history as documents list them.
-fn attempts_of(history: &RawValue) -> Vec<DeliveryAttempt> {
-    let attempts: Vec<Attempt> = serde_json::from_str(history.get()).unwrap_or_default();
-    let surplus = attempts.len().saturating_sub(MAX_ATTEMPTS_LISTED);
-    attempts[surplus..].iter().map(failed_attempt).collect()
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
     use chrono::DateTime;
+
+    use serde_json::value::RawValue;
 
     use super::*;
 

@@ -6,15 +6,12 @@ use std::time::Duration;
 
 use ::search::{DeliveryEntry, DeliveryState, Document, ObserverEntry};
 use axum::response::Response;
-use serde_json::value::RawValue;
 use tokio::time::timeout;
 
 use super::ApiContext;
 use super::endpoint::{Call, json};
 use super::problem::Problem;
-use crate::delivery::attempt::Attempt;
 use crate::delivery::event::Event;
-use crate::history::compose::failed_attempt;
 use crate::history::events::{self, EventId};
 use crate::history::outcome::{self, DeliveryOutcome, DeliveryState as Outcome, ObserverOutcome};
 use crate::observers::Observers;
@@ -114,17 +111,13 @@ fn delivery(outcome: DeliveryOutcome) -> DeliveryEntry {
         Outcome::Queued | Outcome::Running => DeliveryState::Queued,
         Outcome::DeadLetter | Outcome::RedriveRequested => DeliveryState::DeadLetter,
     };
-    let is_job = matches!(outcome.state, Outcome::Queued | Outcome::Running);
-    let history = outcome.history.as_deref().map(RawValue::get);
-    let history: Vec<Attempt> = history
-        .and_then(|history| serde_json::from_str(history).ok())
-        .unwrap_or_default();
+    let (is_job, history) = (outcome.is_job(), outcome.failed_attempts());
     DeliveryEntry {
         action: outcome.action,
         replay: None,
         state,
         attempts,
-        history: history.iter().map(failed_attempt).collect(),
+        history,
         due_at: outcome.at.filter(|_| is_job),
         job: is_job.then(|| outcome.delivery.clone()),
         dead_letter: outcome.dead_letter,
