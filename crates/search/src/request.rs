@@ -36,6 +36,22 @@ pub struct SearchRequest {
     pub highlight: bool,
 }
 
+impl SearchRequest {
+    /// Creates a request for the first page of the newest documents, without facets and highlights.
+    #[must_use]
+    pub const fn newest(scope: Scope, filters: Filters, limit: u32) -> Self {
+        Self {
+            scope,
+            filters,
+            sort: SortOrder::Newest,
+            after: None,
+            limit,
+            facets: false,
+            highlight: false,
+        }
+    }
+}
+
 /// Filters of documents; the default matches all.
 #[derive(Clone, Debug, Default)]
 pub struct Filters {

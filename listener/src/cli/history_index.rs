@@ -54,6 +54,13 @@ impl HistoryIndex {
         }
     }
 
+    fn scope(&self, tenant: Option<String>) -> Scope {
+        Scope {
+            listener: self.listener.clone(),
+            tenant,
+        }
+    }
+
     /// Returns a request for the newest documents that match.
     pub(super) fn request(
         &self,
@@ -61,18 +68,7 @@ impl HistoryIndex {
         filters: Filters,
         limit: u32,
     ) -> SearchRequest {
-        SearchRequest {
-            scope: Scope {
-                listener: self.listener.clone(),
-                tenant,
-            },
-            filters,
-            sort: SortOrder::Newest,
-            after: None,
-            limit,
-            facets: false,
-            highlight: false,
-        }
+        SearchRequest::newest(self.scope(tenant), filters, limit)
     }
 
     /// Searches, for as long as the index takes.
@@ -90,11 +86,7 @@ impl HistoryIndex {
 
     /// Returns the document of an event, unless the index takes too long.
     pub(super) async fn get(&self, id: &str) -> Result<Option<Document>, SearchError> {
-        let scope = Scope {
-            listener: self.listener.clone(),
-            tenant: None,
-        };
-        patiently(self.index.get(&scope, id)).await
+        patiently(self.index.get(&self.scope(None), id)).await
     }
 
     /// Says how many events it holds, of a tenant or of all, and of which time.

@@ -5,9 +5,7 @@ pub(crate) mod builders;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use observer_search::{
-    Document, Filters, Scope, SearchIndex, SearchPage, SearchRequest, SortOrder,
-};
+use observer_search::{Document, Filters, Scope, SearchIndex, SearchPage, SearchRequest};
 use testkit::wait::eventually_or;
 
 pub(crate) use testkit::seed::seed;
@@ -29,18 +27,11 @@ pub(crate) fn all_of(listener: &str) -> Scope {
 
 /// A request for what matches a query, newest first.
 pub(crate) fn request(listener: &str, query: &str) -> SearchRequest {
-    SearchRequest {
-        scope: all_of(listener),
-        filters: Filters {
-            query: Some(query.to_owned()),
-            ..Filters::default()
-        },
-        sort: SortOrder::Newest,
-        after: None,
-        limit: 100,
-        facets: false,
-        highlight: false,
-    }
+    let filters = Filters {
+        query: Some(query.to_owned()),
+        ..Filters::default()
+    };
+    SearchRequest::newest(all_of(listener), filters, 100)
 }
 
 /// A request for all that matches filters.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use crds::config::{DocumentContent, ElasticsearchConfig, Redacted, SearchBackend, SearchConfig};
-use search::{Filters, Scope, SearchError, SearchIndex, SearchRequest, SortOrder};
+use search::{Filters, Scope, SearchError, SearchIndex, SearchRequest};
 use serde_json::Value;
 use sqlx::PgPool;
 use testkit::fault_proxy::{Fault, FaultProxy};
@@ -259,18 +259,11 @@ impl Target {
 
 /// A search of the listener's documents, for so many.
 pub(crate) fn request(filters: Filters, limit: u32) -> SearchRequest {
-    SearchRequest {
-        scope: Scope {
-            listener: LISTENER.to_owned(),
-            tenant: None,
-        },
-        filters,
-        sort: SortOrder::Newest,
-        after: None,
-        limit,
-        facets: false,
-        highlight: false,
-    }
+    let scope = Scope {
+        listener: LISTENER.to_owned(),
+        tenant: None,
+    };
+    SearchRequest::newest(scope, filters, limit)
 }
 
 /// Number of documents of the listener; 0 as long as an index is not ready that was just made.
