@@ -109,7 +109,7 @@ async fn documents_in_the_database_go_with_the_rows() {
         .await
         .ok();
     assert_eq!(left(&*index).await, [0, 3]);
-    // Whoever knows the database alone drops them too.
+    // The function of the database removes them too.
     db.run("select observer.drop_listener('default/other')")
         .await;
     assert_eq!(left(&*index).await, [0, 0]);

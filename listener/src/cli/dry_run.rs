@@ -32,7 +32,7 @@ struct DryRun {
     entity: String,
     /// Number of events of the selection.
     events: u64,
-    /// Number of those that were evaluated, the newest ones.
+    /// Number of evaluated events, the newest ones.
     evaluated: u64,
     /// Number of evaluated events that the observer matches.
     delivered: u64,

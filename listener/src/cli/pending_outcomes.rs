@@ -173,7 +173,7 @@ impl<'a> PendingOutcomes<'a> {
             .take(BATCH)
             .collect();
         let looked = self.outcomes(&due).await;
-        // From the last, as those that are over go away.
+        // From the last to the first, since finished events are removed.
         for (n, outcome) in due.into_iter().zip(looked).rev() {
             let Some(mut one) = self.events.remove(n) else {
                 continue;

@@ -85,7 +85,7 @@ pub(super) struct Indexer {
     writer: Writer,
     sweeper: Sweeper,
     upkeep: Upkeep,
-    /// Saves of positions; each returns those that are still to be saved.
+    /// Saves of positions; each returns the positions that could not be saved.
     saves: JoinSet<Vec<ShardPosition>>,
     /// When the last event occurred that was read, while more are to be read.
     behind_since: Option<DateTime<Utc>>,

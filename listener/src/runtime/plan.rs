@@ -55,7 +55,7 @@ impl RuntimePlan {
 
     /// Returns what it takes to go on with `next`.
     pub(super) fn change_to(&self, next: &Self) -> PlanChange {
-        // The observers hold the connections by which actions go out, and the API is told of its tokens.
+        // Connections of actions belong to the observers, and the API takes new tokens while it runs.
         if self.listener.differs_in_access_at_most(&next.listener) {
             PlanChange::Observers
         } else {

@@ -122,7 +122,7 @@ impl ElasticsearchIndex {
         }
     }
 
-    /// Returns our indices of any mapping version among those that match `pattern` or have the alias.
+    /// Returns the indices of this project, of any mapping version, that match `pattern` or have the alias.
     /// Refuses indices that others have made.
     pub(super) async fn own_indices(
         &self,

@@ -10,7 +10,7 @@ use crate::request::{PageKey, Scope, SortOrder};
 /// Length of the beginning of a tenant that is in an index.
 const TENANT_CHARACTERS: u32 = 100;
 
-/// Time of a number of microseconds since 1970; the earliest or latest one beyond those that there are.
+/// Returns the time of a number of microseconds since 1970, or the nearest one that can be represented.
 fn time(micros: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_micros(micros).unwrap_or(if micros < 0 {
         DateTime::<Utc>::MIN_UTC

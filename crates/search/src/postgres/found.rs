@@ -51,8 +51,8 @@ pub(super) async fn find(tx: &mut PgConnection, plan: &Plan) -> Result<Found, Se
     })
 }
 
-/// Adds the documents that match. Those that are found by terms are kept: looking them up is most of the
-/// work, and read in order until enough have the terms, all documents might be read.
+/// Adds the documents that match. A search by terms is materialized: the lookup is most of the work, and a
+/// scan in order, until enough documents have the terms, might read all of them.
 fn push_matched(sql: &mut QueryBuilder<Postgres>, plan: &Plan) {
     let kept = if plan.query == Query::All { "not " } else { "" };
     sql.push(format!(

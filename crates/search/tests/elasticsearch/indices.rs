@@ -176,8 +176,7 @@ async fn bad_document_is_rejected_and_bad_index_refused(server: &SearchServer) {
     write(&index, &[bad(2), bad(3)], 4).await;
 }
 
-/// Whoever removes an index of ours and makes one with another mapping stops the history, which loses no
-/// document by it.
+/// An index that others replace, with another mapping, stops the history, and no document is lost.
 async fn index_that_others_make_again_is_refused(server: &SearchServer) {
     let index = index_of(server, "again");
     let listener = "indices/again";

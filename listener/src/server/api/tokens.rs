@@ -24,7 +24,7 @@ pub(super) fn digest(token: &str) -> TokenDigest {
     Sha256::digest(token).into()
 }
 
-/// Rate limit, shared by whoever it counts together.
+/// Rate limit, shared by all requests that it counts together.
 #[derive(Clone, Debug)]
 pub(super) struct Limiter(Arc<Mutex<Gcra>>);
 
