@@ -246,6 +246,24 @@ async fn tenants_token_finds_nothing_of_another_on_any_path() {
             assert_eq!(shop.change(ACME, &path, body).await, 0, "{what}");
         }
     }
+    // An empty text is a variable that is not set, not all.
+    for what in ["jobs/retry", "jobs/cancel", "dead-letters/redrive", "dead-letters/drop"] {
+        let (path, letters) = (format!("/{what}"), what.starts_with("dead"));
+        for field in ["observer", "action", "tenant"] {
+            for text in ["", "a\0"] {
+                let mut body = json!({"all": true});
+                if letters {
+                    body["filter"] = json!({field: text});
+                } else {
+                    body[field] = json!(text);
+                }
+                for token in [ACME, ALL] {
+                    let answer = shop.ask(token, Method::POST, &path, Some(body.clone()));
+                    assert_eq!(answer.await.status(), 422, "{path} {body}");
+                }
+            }
+        }
+    }
     let rows = i64::try_from(ORDERS).unwrap();
     assert_eq!(untouched(&shop).await, (rows, rows));
     // All is all of one's own.

@@ -183,6 +183,11 @@ impl RedisQueue {
         limit: usize,
     ) -> Result<(Vec<decode::Row>, u64), QueueError> {
         let (mut rows, mut matched) = (Vec::new(), 0);
+        // The script takes an empty text for no filter, and no job has one.
+        let texts = [&filter.observer, &filter.action, &filter.tenant];
+        if texts.into_iter().flatten().any(String::is_empty) {
+            return Ok((rows, matched));
+        }
         if let Some(ids) = &filter.ids {
             for ids in ids.chunks(PAGE_SIZE) {
                 let left = limit.saturating_sub(rows.len());

@@ -295,5 +295,19 @@ pub(crate) async fn filter_by_tenant_holds_for_lists_and_commands(fixture: &dyn 
     assert_eq!(queue.retry(&of(None)).await.unwrap(), 2);
     assert_eq!(queue.cancel(&of(Some(&[1, 2, 4, 5]))).await.unwrap(), 0);
     assert_eq!(queue.cancel(&of(None)).await.unwrap(), 2);
+    // No job has an empty text, so a filter by one matches none, not all.
+    let empty = || Some(String::new());
+    let filters = [(empty(), None, None), (None, empty(), None), (None, None, empty())];
+    for (observer, action, tenant) in filters {
+        let filter = JobFilter {
+            observer,
+            action,
+            tenant,
+            ..JobFilter::default()
+        };
+        assert_eq!(queue.list(&filter, 10).await.unwrap().1, 0);
+        assert_eq!(queue.retry(&filter).await.unwrap(), 0);
+        assert_eq!(queue.cancel(&filter).await.unwrap(), 0);
+    }
     assert_eq!(queue.list(&JobFilter::default(), 10).await.unwrap().1, 4);
 }

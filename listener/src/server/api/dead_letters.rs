@@ -15,7 +15,7 @@ use serde_json::Number;
 use super::endpoint::{Call, NothingMatches, json, schema_of};
 use super::problem::Problem;
 use super::selection::{
-    AffectedCount, MAX_IDS, Selector, by_ids_or_all, check_ids, has_nul, invalid, one_of,
+    AffectedCount, FilterText, MAX_IDS, Selector, by_ids_or_all, check_ids, invalid, one_of,
 };
 use crate::dead_letters::admin::{self, DeadLetterFilter, DeadLetterRow};
 
@@ -95,17 +95,17 @@ struct DeadLetterSelection {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct SelectionFilter {
     /// The observer, `namespace/name`.
-    observer: Option<String>,
+    observer: Option<FilterText>,
     /// The action.
-    action: Option<String>,
+    action: Option<FilterText>,
     /// Kind of the last failure.
-    kind: Option<String>,
+    kind: Option<FilterText>,
     /// Entity of the event.
-    entity: Option<String>,
+    entity: Option<FilterText>,
     /// Key of the event.
-    key: Option<String>,
+    key: Option<FilterText>,
     /// Tenant of the event.
-    tenant: Option<String>,
+    tenant: Option<FilterText>,
     /// Given up at this time or later.
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     since: Option<DateTime<Utc>>,
@@ -154,28 +154,18 @@ fn body_filter(call: &Call) -> Result<Option<DeadLetterFilter>, Problem> {
         }
         Selector::All(_) => return Err(invalid("all must be true")),
     };
-    let texts = [
-        &filter.observer,
-        &filter.action,
-        &filter.kind,
-        &filter.entity,
-        &filter.key,
-        &filter.tenant,
-    ];
-    if texts.into_iter().flatten().any(|text| has_nul(text)) {
-        return Ok(None);
-    }
-    let Ok(tenant) = call.tenant(filter.tenant) else {
+    let text = |text: Option<FilterText>| text.map(|FilterText(text)| text);
+    let Ok(tenant) = call.tenant(text(filter.tenant)) else {
         return Ok(None);
     };
     Ok(Some(DeadLetterFilter {
         ids,
         listener: Some(call.context.listener.to_string()),
-        observer: filter.observer,
-        action: filter.action,
-        kind: filter.kind,
-        entity: filter.entity,
-        key: filter.key,
+        observer: text(filter.observer),
+        action: text(filter.action),
+        kind: text(filter.kind),
+        entity: text(filter.entity),
+        key: text(filter.key),
         tenant,
         since: filter.since,
         until: filter.until,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::endpoint::{Call, json, schema_of};
 use super::problem::Problem;
 use super::selection::{
-    AffectedCount, MAX_IDS, Selector, by_ids_or_all, check_ids, has_nul, invalid, one_of,
+    AffectedCount, FilterText, MAX_IDS, Selector, by_ids_or_all, check_ids, has_nul, invalid, one_of,
 };
 
 /// Page of jobs, the oldest first.
@@ -38,11 +38,11 @@ struct JobSelection {
     #[schemars(extend("const" = true))]
     all: bool,
     /// Only jobs of this observer, `namespace/name`.
-    observer: Option<String>,
+    observer: Option<FilterText>,
     /// Only jobs of this action.
-    action: Option<String>,
+    action: Option<FilterText>,
     /// Only jobs of this tenant.
-    tenant: Option<String>,
+    tenant: Option<FilterText>,
 }
 
 /// Adds the schema of a change's body.
@@ -73,15 +73,12 @@ fn body_filter(call: &Call) -> Result<Option<JobFilter>, Problem> {
     if !selection.all {
         return Err(invalid("all must be true"));
     }
-    let texts = [&selection.observer, &selection.action, &selection.tenant];
-    if texts.into_iter().flatten().any(|text| has_nul(text)) {
-        return Ok(None);
-    }
-    let tenant = call.tenant(selection.tenant);
+    let text = |text: Option<FilterText>| text.map(|FilterText(text)| text);
+    let tenant = call.tenant(text(selection.tenant));
     Ok(tenant.ok().map(|tenant| JobFilter {
         ids,
-        observer: selection.observer,
-        action: selection.action,
+        observer: text(selection.observer),
+        action: text(selection.action),
         state: None,
         tenant,
     }))

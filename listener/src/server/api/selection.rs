@@ -1,9 +1,11 @@
 //! Bodies of changes: what is changed by its ids, or all that match something.
 
+use std::borrow::Cow;
+
 use axum::http::StatusCode;
-use schemars::{JsonSchema, Schema};
-use serde::Serialize;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::endpoint::Call;
@@ -18,6 +20,36 @@ pub(super) const MAX_IDS: usize = 10_000;
 pub(super) struct AffectedCount {
     /// How many were changed.
     pub(super) count: u64,
+}
+
+/// Text that what is changed must have. It is never empty: an empty one, as of a variable that is not set,
+/// would mean "all" to one reader and "none" to another.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct FilterText(pub(super) String);
+
+impl TryFrom<String> for FilterText {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        if text.is_empty() {
+            return Err("a text of a filter must not be empty; leave it out instead");
+        }
+        if has_nul(&text) {
+            return Err("a text of a filter holds a NUL character");
+        }
+        Ok(Self(text))
+    }
+}
+
+impl JsonSchema for FilterText {
+    fn schema_name() -> Cow<'static, str> {
+        "FilterText".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        schemars::json_schema!({ "type": "string", "minLength": 1, "pattern": "^[^\u{0}]*$" })
+    }
 }
 
 /// Ids, or all that match something.
