@@ -37,6 +37,12 @@ const BEGIN: &str = "set local statement_timeout = '20s'; set local lock_timeout
     set local idle_in_transaction_session_timeout = '30s'; set local plan_cache_mode = 'force_custom_plan';
     set local jit = off; set local work_mem = '16MB'";
 
+/// Leaves the planner the index of terms for finding documents by them. It takes each term that it has no
+/// statistics of for one of many documents, and so a query of many rare ones, each linked to the others by
+/// OR, for one that finds most: it would read all documents and compare their terms, which took 900 ms where
+/// the index takes 1 ms (of 50,000 documents).
+const BY_TERMS: &str = "; set local enable_seqscan = off; set local enable_indexscan = off";
+
 /// Documents in Postgres.
 #[derive(Clone, Debug)]
 pub struct PostgresIndex {
@@ -58,7 +64,19 @@ impl PostgresIndex {
 
     /// Begins a transaction that reads, all of it at one moment.
     async fn begin_read(&self) -> Result<Transaction<'static, Postgres>, SearchError> {
-        let begin = format!("begin isolation level repeatable read read only; {BEGIN}");
+        self.begin_read_with("").await
+    }
+
+    /// The same, for a search by terms.
+    async fn begin_read_by_terms(&self) -> Result<Transaction<'static, Postgres>, SearchError> {
+        self.begin_read_with(BY_TERMS).await
+    }
+
+    async fn begin_read_with(
+        &self,
+        settings: &str,
+    ) -> Result<Transaction<'static, Postgres>, SearchError> {
+        let begin = format!("begin isolation level repeatable read read only; {BEGIN}{settings}");
         Ok(begin_with(&self.pool, begin).await?)
     }
 }

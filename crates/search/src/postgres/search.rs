@@ -10,11 +10,15 @@ use super::{PostgresIndex, found};
 use crate::document::Document;
 use crate::error::SearchError;
 use crate::plan::{MAX_LIMIT, MAX_PAGE_BYTES, Plan};
+use crate::query::Query;
 use crate::request::{PageKey, Scope, SearchPage, SortOrder};
 
 impl PostgresIndex {
     pub(super) async fn run(&self, plan: &Plan) -> Result<SearchPage, SearchError> {
-        let mut tx = self.begin_read().await?;
+        let mut tx = match plan.query {
+            Query::All => self.begin_read().await?,
+            _ => self.begin_read_by_terms().await?,
+        };
         let found = found::find(&mut tx, plan).await?;
         let mut page = SearchPage {
             total: found.total,
