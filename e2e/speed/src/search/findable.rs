@@ -1,7 +1,10 @@
 //! How soon an event is found as delivered, under load: from when its commit was answered until a search
 //! returns its document.
+//!
+//! Each [`EVERY`]th event is searched for, by its number. Those that are not found yet are in one search, so
+//! that searching costs about the same however late events are found.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,10 +21,17 @@ use crate::steady::{Load, Offer, Written, write};
 use crate::subject::Subject;
 
 /// Between two searches.
-const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE: Duration = Duration::from_millis(25);
 
-/// Most hits of one search.
-const LIMIT: u32 = 200;
+/// One event of so many is searched for.
+const EVERY: u64 = 25;
+
+/// For how long events come before those that count: a server that has just started compiles its code, and
+/// an index is made.
+const WARM_UP: Duration = Duration::from_secs(10);
+
+/// Most events in one search, the first ones.
+const MOST: usize = 40;
 
 /// For how long nothing may be found before what is left counts as missing.
 const LOST: Duration = Duration::from_mins(2);
@@ -35,7 +45,7 @@ pub(crate) struct Findable {
     pub(crate) index: String,
     /// Events a second.
     pub(crate) rate: f64,
-    /// All events, of which none is left out.
+    /// Events that were searched for after [`WARM_UP`], of which none is left out.
     pub(crate) events: usize,
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
@@ -44,14 +54,14 @@ pub(crate) struct Findable {
     pub(crate) histogram: Vec<(u32, usize)>,
     /// Events that were never found as delivered.
     pub(crate) missing: usize,
-    /// How long a search took that counted them.
+    /// How long a search took.
     pub(crate) search_p50_ms: f64,
 }
 
 /// When each event was found first, by its number.
 type FoundAt = HashMap<u64, Instant>;
 
-/// Writes rows at a rate, and searches for all of them.
+/// Writes rows at a rate, and searches for some of them.
 pub(crate) async fn findable(
     bench: Bench<'_>,
     servers: &Servers,
@@ -65,7 +75,7 @@ pub(crate) async fn findable(
     };
     let load = Load {
         offer: Offer::At(rate.max(1)),
-        seconds,
+        seconds: seconds + WARM_UP.as_secs(),
         bytes: setting.bytes,
     };
     let mut place = Place::new(bench, Subject::Observers, &setting, load.events() + 1).await?;
@@ -77,7 +87,7 @@ pub(crate) async fn findable(
     })
     .await?;
     let began = Instant::now();
-    let seeking = tokio::spawn(seek(Arc::clone(&index), load.events()));
+    let seeking = tokio::spawn(seek(Arc::clone(&index), load.events(), rate.max(1)));
     let record = &place.sink.record;
     let written = write(&place.ground, record, load).await?;
     let took = began.elapsed().as_secs_f64();
@@ -89,6 +99,10 @@ pub(crate) async fn findable(
     pool.close().await;
     servers.forget(&target).await?;
     place.ground.leave().await?;
+    let written: Vec<Written> = written
+        .into_iter()
+        .filter(|row| row.id % EVERY == 0 && row.committed >= began + WARM_UP)
+        .collect();
     let delays = delays(&written, &found);
     Ok(Findable {
         index: kind.name().to_owned(),
@@ -128,46 +142,46 @@ fn histogram(delays: &[f64]) -> Vec<(u32, usize)> {
     histogram
 }
 
-/// Searches until so many events were found, or no more are. Returns when each was found first, and how
-/// many milliseconds each search took, in order.
-async fn seek(index: Arc<dyn SearchIndex>, events: u64) -> anyhow::Result<(FoundAt, Vec<f64>)> {
+/// Searches until the last of so many events was found, which come at a rate, or no more are. Returns when
+/// each was found first, and how many milliseconds each search took, in order.
+async fn seek(
+    index: Arc<dyn SearchIndex>,
+    events: u64,
+    rate: u64,
+) -> anyhow::Result<(FoundAt, Vec<f64>)> {
     let (mut found, mut searches) = (FoundAt::new(), Vec::new());
-    // All below were found.
-    let mut next = 1;
-    let mut latest = Instant::now();
-    while next <= events && latest.elapsed() < LOST {
+    let mut left: VecDeque<u64> = (1..=events).filter(|id| id % EVERY == 0).collect();
+    let began = Instant::now();
+    let mut latest = began;
+    while !left.is_empty() && latest.elapsed() < LOST {
         tokio::time::sleep(PAUSE).await;
+        // None comes before its time.
+        let come = began.elapsed().as_secs_f64() * real(rate);
+        let wanted: Vec<String> = left
+            .iter()
+            .take_while(|id| real(**id) <= come)
+            .take(MOST)
+            .map(|id| format!("new.bench_id:{id}"))
+            .collect();
+        if wanted.is_empty() {
+            continue;
+        }
         let filters = Filters {
-            query: Some(format!("new.bench_id:>={next}")),
+            query: Some(wanted.join(" OR ")),
             states: vec![DeliveryState::Delivered],
             ..Filters::default()
         };
-        // What was found before is not fetched again: a count tells whether there is more, and the newest
-        // ones come first.
-        let began = Instant::now();
-        let total = index.search(&request(filters.clone(), 0)).await?.total;
-        searches.push(began.elapsed().as_secs_f64() * 1e3);
-        let known = found.len() as u64 - (next - 1);
-        let mut new = total.saturating_sub(known);
-        let mut request = request(filters, LIMIT);
-        while new > 0 {
-            let page = index.search(&request).await?;
-            let now = Instant::now();
-            for hit in &page.hits {
-                found.entry(number(&hit.document)?).or_insert_with(|| {
-                    latest = now;
-                    new = new.saturating_sub(1);
-                    now
-                });
-            }
-            match page.next {
-                Some(place) => request.after = Some(place),
-                None => break,
-            }
+        let begun = Instant::now();
+        let page = index
+            .search(&request(filters, u32::try_from(MOST).unwrap_or(u32::MAX)))
+            .await?;
+        searches.push(begun.elapsed().as_secs_f64() * 1e3);
+        let now = Instant::now();
+        for hit in &page.hits {
+            latest = now;
+            found.insert(number(&hit.document)?, now);
         }
-        while found.contains_key(&next) {
-            next += 1;
-        }
+        left.retain(|id| !found.contains_key(id));
     }
     searches.sort_unstable_by(f64::total_cmp);
     Ok((found, searches))
