@@ -6,6 +6,7 @@ extern crate self as observer_listener;
 
 pub mod actions;
 pub mod admission;
+mod cache;
 pub mod capture;
 pub mod checkpoint;
 pub mod cli;
@@ -15,6 +16,7 @@ pub mod dead_letters;
 pub mod delivery;
 pub mod dispatch;
 pub mod egress;
+pub(crate) mod enrich;
 pub mod history;
 pub mod jobs;
 pub mod lint;

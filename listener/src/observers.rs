@@ -7,19 +7,23 @@ pub(crate) mod circuit_metrics;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use crds::config::{ActionQueue, Mode, ObserverConfig, OnFailure, Ordering, Priority, Retry};
 use crds::pod_status::BreakerState;
 use sha2::{Digest, Sha256};
 
-use crate::actions::Action;
+use crate::actions::{Action, Preview};
 use crate::admission::action_runtime::ActionRuntime;
 use crate::admission::circuit_breaker::CircuitState;
 use crate::admission::endpoint_gate::EndpointStatus;
 use crate::capture::change_log::ChangeRecord;
-use crate::delivery::ActionName;
 use crate::delivery::event::Event;
 use crate::delivery::failure::{Failure, FailureKind};
+use crate::delivery::outcome::Outcome;
+use crate::delivery::{ActionName, Delivery};
+use crate::enrich::{Enrichment, ObserverLookups};
 use crate::matching::{Condition, Rule, RuleMatch, RuleSet};
+use crate::telemetry::lookup_metrics::LookupMetrics;
 use crate::text::hex::hex;
 use crate::tracking::Needs;
 use attempt_log::Failures;
@@ -53,6 +57,8 @@ pub struct Compiled {
     pub name: ActionName,
     /// What it does.
     pub action: Arc<Action>,
+    /// Lookups and condition before it, where it has some.
+    pub(crate) enrichment: Option<Arc<Enrichment>>,
     /// When to retry.
     pub retry: Retry,
     /// How its deliveries use the job queue.
@@ -83,6 +89,36 @@ impl Compiled {
             );
             Failure::of(FailureKind::Removed, message)
         })
+    }
+
+    /// Returns whether it makes lookups before a delivery.
+    #[must_use]
+    pub fn has_lookups(&self) -> bool {
+        let enrichment = self.enrichment.as_ref();
+        enrichment.is_some_and(|enrichment| enrichment.has_lookups())
+    }
+
+    /// Makes its lookups and adds their results to a delivery. Returns the outcome of the attempt where it
+    /// is not to go on: a lookup failed, or the condition of the action does not hold.
+    pub async fn enrich(&self, delivery: &mut Delivery, now: DateTime<Utc>) -> Result<(), Outcome> {
+        match &self.enrichment {
+            Some(enrichment) => enrichment.enrich(delivery, now).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Returns what each of its lookups asks for a delivery, by name, without secrets.
+    #[must_use]
+    pub fn lookup_previews(&self, delivery: &Delivery) -> Vec<(String, Result<Preview, Failure>)> {
+        let enrichment = self.enrichment.as_ref();
+        enrichment.map_or_else(Vec::new, |enrichment| enrichment.previews(delivery))
+    }
+
+    /// Explains why the condition of the action does not hold for a delivery with the results of its
+    /// lookups; `None` where it does.
+    #[must_use]
+    pub fn explain(&self, delivery: &Delivery) -> Option<String> {
+        self.enrichment.as_ref()?.explain(delivery)
     }
 
     /// Returns whether its deliveries are made at once, but not before those of the same key that wait in
@@ -135,6 +171,7 @@ pub struct Observers {
     /// The numbers of the observers of each entity, in order.
     by_entity: HashMap<String, Vec<usize>>,
     digest: String,
+    lookup_metrics: LookupMetrics,
 }
 
 /// Targets of one event.
@@ -147,6 +184,11 @@ pub struct MatchedTargets {
 }
 
 impl Observers {
+    /// Returns the metrics of their lookups.
+    pub(crate) const fn lookup_metrics(&self) -> &LookupMetrics {
+        &self.lookup_metrics
+    }
+
     /// Returns what the observers watch, in their order.
     #[must_use]
     pub fn rules(&self) -> &[Rule] {
@@ -213,6 +255,7 @@ impl Observers {
             by_name,
             by_entity,
             digest: digest(configs),
+            lookup_metrics: shared.lookups.clone(),
         };
         (observers, problems)
     }
@@ -391,10 +434,31 @@ fn compile_one(
             None
         }
     };
+    let lookups = match ObserverLookups::compile(config, shared) {
+        Ok(lookups) => Some(lookups),
+        Err(wrong) => {
+            for (path, message) in wrong {
+                problem(path, message);
+            }
+            None
+        }
+    };
     let mut actions = Vec::with_capacity(config.actions.len());
     for (n, action) in config.actions.iter().enumerate() {
+        let mut problem = |(path, message): (String, String)| {
+            problem(format!("spec.actions[{n}].{path}"), message);
+        };
+        let enrichment = lookups.as_ref().map(|lookups| lookups.of_action(action));
+        let enrichment = match enrichment.transpose() {
+            Ok(enrichment) => enrichment.flatten(),
+            Err(wrong) => {
+                wrong.into_iter().for_each(&mut problem);
+                None
+            }
+        };
         match Action::compile(action, shared) {
             Ok(compiled) => actions.push(Compiled {
+                enrichment: enrichment.map(Arc::new),
                 name: ActionName::new(Arc::clone(&name), action.name.as_str()),
                 action: Arc::new(compiled),
                 retry: action.retry,
@@ -408,12 +472,7 @@ fn compile_one(
                 failures: Arc::default(),
             }),
             Err(error) => {
-                let (place, message) = (error.field_path(), error.to_string());
-                let message = message.strip_prefix(&place).unwrap_or(&message);
-                problem(
-                    format!("spec.actions[{n}].{place}"),
-                    message.trim_start_matches([',', ' ']).to_owned(),
-                );
+                problem((error.field_path(), error.detail()));
             }
         }
     }

@@ -272,3 +272,40 @@ async fn kafka() {
     }
     process.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn enrich() {
+    // Answers as a service of prices does, and takes what is sent.
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let (prices, hook) = (sink.url("/prices"), sink.url("/hook"));
+    let secrets = [
+        ("shop-prices", "url", &*prices),
+        ("shop-hooks", "orders-url", &*hook),
+    ];
+    let allow = [(
+        "    ownDatabase:",
+        "    allow: [127.0.0.0/8]\n    ownDatabase:",
+    )];
+    let (db, process) = start("enrich.yaml", &secrets, &allow).await;
+    db.run(
+        "create table customers (id text primary key, name text, tier text, price_list text);
+         grant select on customers to public;
+         insert into customers values ('ada', 'Ada \"X\"', 'gold', 'a/b'), ('bob', 'Bob', 'silver', 'c');
+         insert into orders values (6, 1, 'bob', 'new'), (7, 1, 'ada', 'new')",
+    )
+    .await;
+    let received = eventually("the order", async || {
+        let all = sink.received();
+        all.into_iter().find(|one| one.line == "POST /hook")
+    })
+    .await;
+    let body = json(&received);
+    assert_eq!(
+        (&body["order"], &body["customer"]),
+        (&7.into(), &"Ada \"X\"".into())
+    );
+    process.stop().await;
+    let asked = sink.received().into_iter().map(|one| one.line);
+    let asked: Vec<String> = asked.filter(|line| line != "POST /hook").collect();
+    assert_eq!(asked, ["GET /prices/lists/a%2Fb"]);
+}

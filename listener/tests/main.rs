@@ -18,6 +18,7 @@ mod connections;
 mod crowds;
 mod dead_letters;
 mod effects;
+mod enrich;
 mod events;
 mod examples;
 mod figures;

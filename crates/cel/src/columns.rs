@@ -27,6 +27,26 @@ impl Condition {
         looks.columns.difference(&looks.asked).copied().collect()
     }
 
+    /// The lookups whose results it looks at, in order.
+    #[must_use]
+    pub fn lookups(&self) -> Vec<&str> {
+        let mut used = BTreeSet::new();
+        let mut parts = vec![self.root()];
+        while let Some(node) = parts.pop() {
+            match &node.kind {
+                Kind::Field { of, name } | Kind::Has { of, name } if is_enrich(of) => {
+                    used.insert(name.as_str());
+                }
+                // As in `enrich[new.kind]`, which may be any.
+                Kind::Variable(Variable::Enrich) => {
+                    used.extend(self.known_lookups().iter().map(String::as_str));
+                }
+                _ => parts.extend(node.parts()),
+            }
+        }
+        used.into_iter().collect()
+    }
+
     /// The images without which it fails; those that it asks for are not among them.
     #[must_use]
     pub fn images(&self) -> Vec<Side> {
@@ -94,6 +114,10 @@ const fn side(node: &Node) -> Option<Side> {
     }
 }
 
+const fn is_enrich(node: &Node) -> bool {
+    matches!(node.kind, Kind::Variable(Variable::Enrich))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -117,6 +141,32 @@ mod tests {
         );
         assert_eq!(of("has(new.note) && new.note == 'x'"), "");
         assert_eq!(of("operation == 'Insert'"), "");
+    }
+
+    #[test]
+    fn lookups_are_found_wherever_they_stand() {
+        let of = |text: &str| {
+            let known = ["a", "b", "c"].map(str::to_owned).to_vec();
+            let condition = Condition::compile_with_lookups(text, known).unwrap();
+            condition.lookups().join(" ")
+        };
+        assert_eq!(of("new.total > 1"), "");
+        assert_eq!(of("enrich.b != null && enrich.b.tier == new.tier"), "b");
+        assert_eq!(
+            of("has(enrich.c) || enrich.a.items.exists(i, i > 1)"),
+            "a c"
+        );
+        assert_eq!(of("enrich[new.kind] == 1"), "a b c");
+    }
+
+    #[test]
+    fn lookups_that_do_not_exist_are_refused() {
+        let known = vec!["customer".to_owned()];
+        let error = Condition::compile_with_lookups("enrich.custmer.tier == 'gold'", known);
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("did you mean `customer`?"), "{error}");
+        let error = Condition::compile("enrich.customer == 1").unwrap_err();
+        assert!(error.to_string().contains("`spec.enrich`"), "{error}");
     }
 
     #[test]

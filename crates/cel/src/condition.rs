@@ -160,12 +160,18 @@ fn in_words(message: &str) -> String {
 #[derive(Debug)]
 pub struct Condition {
     text: String,
+    lookups: Vec<String>,
     root: Node,
 }
 
 impl Condition {
     /// Compiles an expression of at most 8 KiB.
     pub fn compile(text: &str) -> Result<Self, ConditionError> {
+        Self::compile_with_lookups(text, Vec::new())
+    }
+
+    /// Compiles an expression that may refer to the results of these lookups, as `enrich.NAME`.
+    pub fn compile_with_lookups(text: &str, lookups: Vec<String>) -> Result<Self, ConditionError> {
         let source = Source::read(text)?;
         // A thread of its own has the stack that the parser may need, and should the parser
         // panic on an input we have not thought of, one observer is refused and nothing else
@@ -174,7 +180,7 @@ impl Condition {
             thread::Builder::new()
                 .name("condition".to_owned())
                 .stack_size(PARSER_STACK)
-                .spawn_scoped(scope, || parse(&source))
+                .spawn_scoped(scope, || parse(&source, &lookups))
                 .map_err(|_| ConditionError::Parser)?
                 .join()
                 .map_err(|_| ConditionError::Parser)?
@@ -184,6 +190,7 @@ impl Condition {
         }
         Ok(Self {
             text: text.to_owned(),
+            lookups,
             root,
         })
     }
@@ -192,6 +199,11 @@ impl Condition {
     #[must_use]
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// Names of the lookups whose results it may refer to.
+    pub(crate) fn known_lookups(&self) -> &[String] {
+        &self.lookups
     }
 
     /// The expression's tree, for those who look for what it asks of an event.
@@ -208,9 +220,9 @@ impl Condition {
     }
 }
 
-fn parse(source: &Source<'_>) -> Result<Node, ConditionError> {
+fn parse(source: &Source<'_>, lookups: &[String]) -> Result<Node, ConditionError> {
     let (tree, info) = parse_masked(source)?;
-    Lowering::new(source, &info).whole(&tree)
+    Lowering::new(source, &info, lookups).whole(&tree)
 }
 
 /// The parser's tree with the language's macros left as the calls they are written as.

@@ -194,21 +194,31 @@ impl<'v> Evaluation<'v> {
             Variable::Entity => text(Some(inputs.entity())),
             Variable::Key => text(inputs.key()),
             Variable::Tenant => text(inputs.tenant()),
+            Variable::Enrich => {
+                let results = inputs.enrich();
+                let read = results.map_err(|error| unreadable(at, "`enrich`", error))?;
+                return self.of_image(at, "`enrich`", read);
+            }
         })
     }
 
     fn image(&mut self, at: usize, side: Side) -> Outcome<'v> {
-        let name = || format!("`{}`", side.name());
-        match self
-            .inputs
-            .image(side)
-            .map_err(|e| unreadable(at, &name(), e))?
-        {
+        let name = match side {
+            Side::Old => "`old`",
+            Side::New => "`new`",
+        };
+        let image = self.inputs.image(side);
+        let image = image.map_err(|error| unreadable(at, name, error))?;
+        self.of_image(at, name, image)
+    }
+
+    fn of_image(&mut self, at: usize, name: &str, image: &'v Image<'v>) -> Outcome<'v> {
+        match image {
             Image::Absent => Ok(Value::Null),
             Image::Row(fields) => Ok(Value::Row(fields)),
             Image::Other(text) => {
                 self.spend(at, text.len())?;
-                Value::from_json(text).map_err(|e| unreadable(at, &name(), e))
+                Value::from_json(text).map_err(|error| unreadable(at, name, error))
             }
         }
     }

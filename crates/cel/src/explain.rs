@@ -11,14 +11,14 @@ impl Condition {
     pub fn unmet(&self, inputs: &dyn Inputs) -> Vec<String> {
         let mut unmet = Vec::new();
         if let Ok(false) = self.evaluate(inputs) {
-            find_unmet(self.text(), inputs, &mut unmet);
+            find_unmet((self.text(), self.known_lookups()), inputs, &mut unmet);
         }
         unmet
     }
 }
 
 /// Finds what makes a false expression false.
-fn find_unmet(text: &str, inputs: &dyn Inputs, unmet: &mut Vec<String>) {
+fn find_unmet((text, lookups): (&str, &[String]), inputs: &dyn Inputs, unmet: &mut Vec<String>) {
     let parts = split(text);
     if parts.len() < 2 {
         unmet.push(
@@ -32,9 +32,10 @@ fn find_unmet(text: &str, inputs: &dyn Inputs, unmet: &mut Vec<String>) {
     }
     for part in parts {
         // A part that fails alone decides nothing: another of them is false.
-        let holds = Condition::compile(part).map(|part| part.evaluate(inputs));
+        let holds = Condition::compile_with_lookups(part, lookups.to_vec())
+            .map(|part| part.evaluate(inputs));
         if let Ok(Ok(false)) = holds {
-            find_unmet(part, inputs, unmet);
+            find_unmet((part, lookups), inputs, unmet);
         }
     }
 }

@@ -24,6 +24,10 @@ pub trait Inputs {
     /// expression looks into it, so what was read is to be kept.
     fn image(&self, side: Side) -> Result<&Image<'_>, JsonError>;
 
+    /// The variable `enrich`: an object of the results of lookups, by their names. Only conditions that
+    /// were compiled with lookups ask for it; like an image, it is read once.
+    fn enrich(&self) -> Result<&Image<'_>, JsonError>;
+
     /// Whether the event is a change of one row. On others no field has changed.
     fn is_row_change(&self) -> bool;
 }

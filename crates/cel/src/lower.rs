@@ -28,6 +28,8 @@ type Lowered<T = Node> = Result<T, ConditionError>;
 pub(crate) struct Lowering<'s> {
     source: &'s Source<'s>,
     info: &'s SourceInfo,
+    /// Names of the lookups whose results it may refer to.
+    lookups: &'s [String],
     /// Names of the loops' variables around the part under way.
     locals: Vec<String>,
     depth: usize,
@@ -37,10 +39,11 @@ pub(crate) struct Lowering<'s> {
 }
 
 impl<'s> Lowering<'s> {
-    pub(crate) fn new(source: &'s Source<'s>, info: &'s SourceInfo) -> Self {
+    pub(crate) fn new(source: &'s Source<'s>, info: &'s SourceInfo, lookups: &'s [String]) -> Self {
         Self {
             source,
             info,
+            lookups,
             locals: Vec::new(),
             depth: 0,
             numbers: 0,
@@ -95,10 +98,14 @@ impl<'s> Lowering<'s> {
         let kind = match &expr.expr {
             Expr::Literal(literal) => self.literal(at, literal)?,
             Expr::Ident(name) => self.name(at, name)?,
-            Expr::Select(SelectExpr { operand, field, .. }) => Kind::Field {
-                of: self.boxed(operand)?,
-                name: field.clone(),
-            },
+            Expr::Select(SelectExpr { operand, field, .. }) => {
+                let of = self.boxed(operand)?;
+                self.check_lookup(at, &of, field)?;
+                Kind::Field {
+                    of,
+                    name: field.clone(),
+                }
+            }
             Expr::List(list) => Kind::List(self.nodes(&list.elements)?),
             Expr::Call(call) => self.call(at, call)?,
             Expr::Map(_) | Expr::Struct(_) => {
@@ -167,9 +174,16 @@ impl<'s> Lowering<'s> {
                 name: name.to_owned(),
             });
         }
-        let known = || Variable::ALL.iter().map(|variable| variable.name());
-        if let Some(variable) = Variable::ALL.iter().find(|one| one.name() == name) {
+        let enrich = (!self.lookups.is_empty()).then_some(&Variable::Enrich);
+        let variables = || Variable::OF_EVENT.iter().chain(enrich);
+        let known = || variables().map(|variable| variable.name());
+        if let Some(variable) = variables().find(|one| one.name() == name) {
             return Ok(Kind::Variable(*variable));
+        }
+        if name == Variable::Enrich.name() {
+            let message = "the results of lookups are there in `when` of an action alone, and only where \
+                           `spec.enrich` has lookups";
+            return Err(self.error(at, message));
         }
         let remedy = match did_you_mean(name, known()) {
             Some(near) => format!("did you mean `{near}`?"),
@@ -183,6 +197,21 @@ impl<'s> Lowering<'s> {
             shorten(name),
             list(known())
         );
+        Err(self.error(at, message))
+    }
+
+    /// A lookup that does not exist would make a condition that always fails.
+    fn check_lookup(&self, at: usize, of: &Node, name: &str) -> Lowered<()> {
+        let is_lookup = matches!(of.kind, Kind::Variable(Variable::Enrich));
+        if !is_lookup || self.lookups.iter().any(|known| known == name) {
+            return Ok(());
+        }
+        let known = || self.lookups.iter().map(String::as_str);
+        let remedy = match did_you_mean(name, known()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("known are: {}", list(known())),
+        };
+        let message = format!("there is no lookup `{}`; {remedy}", shorten(name));
         Err(self.error(at, message))
     }
 

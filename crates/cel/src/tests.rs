@@ -20,6 +20,7 @@ struct Event {
     operation: &'static str,
     old: Option<String>,
     new: Option<String>,
+    enrich: Option<String>,
 }
 
 /// The event as conditions see it.
@@ -27,6 +28,7 @@ struct Event {
 struct EventView<'e> {
     event: &'e Event,
     images: [OnceCell<Result<Image<'e>, JsonError>>; 2],
+    enrich: OnceCell<Result<Image<'e>, JsonError>>,
 }
 
 impl<'e> EventView<'e> {
@@ -34,6 +36,7 @@ impl<'e> EventView<'e> {
         Self {
             event,
             images: [OnceCell::new(), OnceCell::new()],
+            enrich: OnceCell::new(),
         }
     }
 }
@@ -66,6 +69,13 @@ impl Inputs for EventView<'_> {
             .map_err(|error| *error)
     }
 
+    fn enrich(&self) -> Result<&Image<'_>, JsonError> {
+        self.enrich
+            .get_or_init(|| Image::read(self.event.enrich.as_deref()))
+            .as_ref()
+            .map_err(|error| *error)
+    }
+
     fn is_row_change(&self) -> bool {
         !matches!(self.event.operation, "Truncate" | "Custom")
     }
@@ -76,6 +86,7 @@ fn event(operation: &'static str, old: Option<&str>, new: Option<&str>) -> Event
         operation,
         old: old.map(str::to_owned),
         new: new.map(str::to_owned),
+        enrich: None,
     }
 }
 

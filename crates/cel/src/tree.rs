@@ -111,11 +111,13 @@ pub enum Variable {
     Key,
     /// `tenant`.
     Tenant,
+    /// `enrich`: the results of lookups, where there are some.
+    Enrich,
 }
 
 impl Variable {
-    /// All of them.
-    pub const ALL: [Self; 6] = [
+    /// Those of every event.
+    pub const OF_EVENT: [Self; 6] = [
         Self::Old,
         Self::New,
         Self::Operation,
@@ -134,6 +136,7 @@ impl Variable {
             Self::Entity => "entity",
             Self::Key => "key",
             Self::Tenant => "tenant",
+            Self::Enrich => "enrich",
         }
     }
 }
@@ -361,7 +364,7 @@ impl Node {
         Some(match &self.kind {
             Kind::Null => "null",
             Kind::Number(_) | Kind::Negate(_) => "a number",
-            Kind::Variable(Variable::Old | Variable::New) => "a row",
+            Kind::Variable(Variable::Old | Variable::New | Variable::Enrich) => "a row",
             Kind::Text(_) | Kind::Variable(_) => "text",
             Kind::List(_)
             | Kind::Loop {

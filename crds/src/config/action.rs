@@ -15,6 +15,8 @@ use super::{
 pub struct ActionConfig {
     /// Name, unique within the observer.
     pub name: String,
+    /// CEL condition over the event and its lookups; always true where absent.
+    pub when: Option<String>,
     /// What it does.
     pub kind: ActionKind,
     /// When and how often to try again.

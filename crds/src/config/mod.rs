@@ -8,6 +8,7 @@ mod action;
 mod api;
 mod egress;
 mod email;
+mod enrich;
 mod kafka;
 mod log;
 mod nats;
@@ -32,6 +33,9 @@ pub use action::{
 pub use api::{ApiConfig, ApiRole, ApiToken};
 pub use egress::{Egress, HostLimit, ProxyConfig};
 pub use email::{EmailConfig, SmtpConfig, SmtpTls};
+pub use enrich::{
+    HttpLookupConfig, LookupCacheConfig, LookupConfig, LookupKind, OnLookupError, RequestMethod,
+};
 pub use kafka::{KafkaConfig, SaslConfig, SaslMechanism};
 pub use log::{LogConfig, LogLevel};
 pub use nats::NatsConfig;
@@ -269,6 +273,8 @@ pub struct ObserverConfig {
     pub when: Option<String>,
     /// What becomes of deliveries that are given up.
     pub on_failure: OnFailure,
+    /// Lookups, names unique; each may use those before it.
+    pub enrich: Vec<LookupConfig>,
     /// Actions; never empty, names unique.
     pub actions: Vec<ActionConfig>,
     /// SHA-256 of its spec as it was written, with the names of secrets and without what they hold.

@@ -6,6 +6,7 @@
 mod action;
 mod api;
 mod egress;
+mod enrich;
 mod listener;
 mod observer;
 mod pod_template;
@@ -28,6 +29,8 @@ pub use action::{
 };
 pub use api::{DEFAULT_API_PORT, HttpApi, HttpApiToken, KubernetesAccess};
 pub use egress::{EgressLimit, EgressProxy, EgressRules, OwnDatabaseLogin};
+pub(crate) use enrich::LOOKUP_KINDS;
+pub use enrich::{HttpLookup, Lookup, LookupCache};
 pub use listener::{
     Checkpoint, DEFAULT_MAX_CONCURRENCY, Database, DeletionPolicy, Delivery, LeaseTiming,
     ObserverListener, ObserverListenerSpec,

@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::action::Action;
+use super::enrich::Lookup;
 use super::never_null;
 use super::status::ObserverStatus;
 use crate::config::{OnFailure, Operation};
@@ -77,6 +78,13 @@ pub struct ObserverSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 8192))]
     pub when: Option<String>,
+    /// Lookups before the actions, up to 8. The result of each is `enrich.NAME` in templates and in
+    /// the conditions of actions. A delivery makes those that its action uses; a lookup may use the
+    /// results of those before it, and lookups that do not use each other are made at once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub enrich: Vec<Lookup>,
     /// Actions to deliver for each matching event, 1 to 16.
     #[schemars(length(min = 1, max = 16))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]

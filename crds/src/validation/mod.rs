@@ -7,6 +7,7 @@ mod action;
 mod api;
 pub(crate) mod context;
 mod egress;
+mod enrich;
 pub(crate) mod listener;
 pub(crate) mod names;
 pub(crate) mod observer;

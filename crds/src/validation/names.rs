@@ -31,6 +31,18 @@ pub(crate) fn is_secret_key(key: &str) -> bool {
         && !key.starts_with("..")
 }
 
+/// Returns whether a name can stand in templates and conditions as it is.
+pub(crate) fn is_identifier(name: &str) -> bool {
+    let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_';
+    name.len() <= MAX_LABEL
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.bytes().all(inner)
+}
+
+/// Message for a name that is not an identifier.
+pub(crate) const IDENTIFIER_RULE: &str = "is not a proper name of a lookup; use 1 to 63 lower case \
+                                          letters, digits and `_`, beginning with a letter";
+
 /// Message for a name that is not a label.
 pub(crate) const LABEL_RULE: &str = "is not a proper name; use 1 to 63 lower case letters, digits \
                                      and `-`, with a letter or digit at both ends";

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use sha2::{Digest, Sha256};
 
-use super::action;
+use super::{action, enrich};
 use crate::config::{ObserverConfig, Operation};
 use crate::manifest::diagnostics::field;
 use crate::manifest::document::Metadata;
@@ -20,6 +20,7 @@ pub(crate) fn check(
     context: &mut ValidationContext<'_>,
 ) -> ObserverConfig {
     check_events(&spec.events, context);
+    let enrich = enrich::check(&spec.enrich, context);
     let mut names = BTreeSet::new();
     let mut actions = Vec::with_capacity(spec.actions.len());
     for (index, one) in spec.actions.iter().enumerate() {
@@ -45,6 +46,7 @@ pub(crate) fn check(
         tenant: spec.tenant.clone(),
         when: spec.when.clone(),
         on_failure: spec.on_failure,
+        enrich,
         actions,
         digest: digest(spec),
     }

@@ -56,6 +56,7 @@ impl Work {
             action: Arc::from("post"),
             attempt: 1,
             replay: None,
+            enrich: None,
         };
         let (default_body, templated) = (delivery("default/o0"), delivery("default/o1"));
         let logged = ChangeRecord {

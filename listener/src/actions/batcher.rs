@@ -17,20 +17,20 @@ use tokio::time::timeout;
 use crate::delivery::outcome::Outcome;
 use crate::sync::lock;
 
-/// Outcome of each delivery of a batch, in the order of joining; `None` for those that were cancelled.
-type Outcomes = Arc<[Option<Outcome>]>;
+/// Result of each item of a batch, in the order of joining; `None` for those that were cancelled.
+type Results<O> = Arc<[Option<O>]>;
 
-/// Batches of one action, one of which is open.
-pub(crate) struct Batcher<T> {
+/// Batches of one action or lookup, one of which is open. Each item has a result.
+pub(crate) struct Batcher<T, O = Outcome> {
     limits: BatchConfig,
     /// One for each batch in flight.
     permits: Arc<Semaphore>,
-    open: Mutex<Option<OpenBatch<T>>>,
+    open: Mutex<Option<OpenBatch<T, O>>>,
 }
 
-struct OpenBatch<T> {
+struct OpenBatch<T, O> {
     members: Arc<BatchMembers<T>>,
-    sending: WeakShared<BoxFuture<'static, Outcomes>>,
+    sending: WeakShared<BoxFuture<'static, Results<O>>>,
 }
 
 /// Deliveries of a batch.
@@ -45,7 +45,11 @@ struct MemberList<T> {
     closed: bool,
 }
 
-impl<T: Send + Sync + 'static> Batcher<T> {
+impl<T, O> Batcher<T, O>
+where
+    T: Send + Sync + 'static,
+    O: Clone + Send + Sync + 'static,
+{
     /// Creates a batcher with at most `most` batches in flight.
     pub(crate) fn new(limits: BatchConfig, most: u32) -> Self {
         let most = usize::try_from(most).unwrap_or(Semaphore::MAX_PERMITS);
@@ -61,19 +65,17 @@ impl<T: Send + Sync + 'static> Batcher<T> {
         self.limits.max_events
     }
 
-    /// Sends an item of this size with others. `send` sends all items of a batch, and returns as many
-    /// outcomes.
-    pub(crate) async fn join<F, R>(&self, item: T, bytes: usize, send: F) -> Outcome
+    /// Sends an item of this size with others, and returns its result. `send` sends all items of a batch,
+    /// and returns as many results; nothing is returned where it returns fewer.
+    pub(crate) async fn join<F, R>(&self, item: T, bytes: usize, send: F) -> Option<O>
     where
         F: FnOnce(Vec<Arc<T>>) -> R + Send + 'static,
-        R: Future<Output = Vec<Outcome>> + Send,
+        R: Future<Output = Vec<O>> + Send,
     {
         // It is part of the batch for as long as this is held.
         let item = Arc::new(item);
         let (index, sending) = self.join_open(&item, bytes, send);
-        let outcomes = sending.await;
-        let outcome = outcomes.get(index).cloned().flatten();
-        outcome.unwrap_or(Outcome::Deferred(self.limits.linger))
+        sending.await.get(index).cloned().flatten()
     }
 
     fn join_open<F, R>(
@@ -81,10 +83,10 @@ impl<T: Send + Sync + 'static> Batcher<T> {
         item: &Arc<T>,
         bytes: usize,
         send: F,
-    ) -> (usize, Shared<BoxFuture<'static, Outcomes>>)
+    ) -> (usize, Shared<BoxFuture<'static, Results<O>>>)
     where
         F: FnOnce(Vec<Arc<T>>) -> R + Send + 'static,
-        R: Future<Output = Vec<Outcome>> + Send,
+        R: Future<Output = Vec<O>> + Send,
     {
         let mut open = lock(&self.open);
         if let Some(batch) = &*open
@@ -103,10 +105,10 @@ impl<T: Send + Sync + 'static> Batcher<T> {
             let _permit = permits.acquire_owned().await;
             let items = all.close();
             let present = items.iter().flatten().cloned().collect();
-            let mut outcomes = send(present).await.into_iter();
+            let mut results = send(present).await.into_iter();
             items
                 .into_iter()
-                .map(|item| item.and_then(|_| outcomes.next()))
+                .map(|item| item.and_then(|_| results.next()))
                 .collect()
         };
         let sending = sending.boxed().shared();
@@ -233,8 +235,8 @@ mod tests {
         let leaves = timeout(Duration::from_millis(5), join(7));
         let (left, one, other) = tokio::join!(leaves, join(8), join(9));
         assert!(left.is_err());
-        assert_eq!(one, Outcome::Deferred(Duration::from_millis(8)));
-        assert_eq!(other, Outcome::Deferred(Duration::from_millis(9)));
+        assert_eq!(one, Some(Outcome::Deferred(Duration::from_millis(8))));
+        assert_eq!(other, Some(Outcome::Deferred(Duration::from_millis(9))));
         assert_eq!(sent.recv().await.unwrap(), [8, 9]);
         // One whose waiters have all gone is nobody's any more.
         assert!(
@@ -308,7 +310,7 @@ mod tests {
                     batcher.join(n, *size, move |items| send(&sender, &items))
                 });
                 for (n, outcome) in join_all(all).await.into_iter().enumerate() {
-                    assert_eq!(outcome, Outcome::Deferred(Duration::from_millis(n as u64)));
+                    assert_eq!(outcome, Some(Outcome::Deferred(Duration::from_millis(n as u64))));
                 }
             });
             drop(sender);

@@ -63,9 +63,10 @@ pub(super) fn join_batch<'a, A: DeliverBatch>(
         let (sender, admission) = (Arc::clone(&action), Arc::clone(admission));
         let first = delivery.clone();
         let send = async move |items| sender.send_batch(items, &admission, &first, now).await;
-        match action.batcher() {
+        let joined = match action.batcher() {
             Some(batcher) => batcher.join(item, bytes, send).await,
-            None => Outcome::Deferred(std::time::Duration::ZERO),
-        }
+            None => None,
+        };
+        joined.unwrap_or(Outcome::Deferred(std::time::Duration::ZERO))
     }))
 }

@@ -46,6 +46,7 @@ pub(crate) fn delivery(old: Option<&str>, new: Option<&str>) -> Delivery {
         action: "notify".into(),
         attempt: 1,
         replay: None,
+        enrich: None,
     }
 }
 
@@ -64,6 +65,7 @@ pub(crate) fn webhook(url: impl Into<String>) -> WebhookConfig {
 
 pub(crate) fn action(kind: ActionKind) -> ActionConfig {
     ActionConfig {
+        when: None,
         name: "notify".to_owned(),
         kind,
         retry: Retry::default(),

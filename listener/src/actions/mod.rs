@@ -4,7 +4,7 @@
 //! An attempt never retries by itself: it returns its outcome, and dispatch decides.
 
 pub(crate) mod batcher;
-mod deliver_action;
+pub(crate) mod deliver_action;
 mod deliver_batch;
 #[cfg(test)]
 mod echo_tests;
@@ -12,7 +12,7 @@ mod email;
 mod endpoint_url;
 #[cfg(test)]
 pub(crate) mod fixture;
-mod http;
+pub(crate) mod http;
 pub(crate) mod kafka;
 mod log;
 mod nats;
@@ -38,13 +38,12 @@ use self::template_source::TemplateSource;
 pub use crate::admission::action_runtime::{ActionRuntime, ActionRuntimeCache, ActionRuntimeError};
 use crate::admission::control::AdmissionControl;
 pub use crate::admission::endpoint_gate::{Capacity, EndpointRegistry, EndpointStatus};
-use crate::admission::host_limits::without_port;
 use crate::admission::memory_budget;
 pub use crate::admission::redis_limiter::RedisLimiter;
 use crate::delivery::Delivery;
 use crate::delivery::failure::Failure;
 use crate::delivery::outcome::Outcome;
-use crate::egress::redaction::{Redactor, Secrets};
+use crate::egress::redaction::Secrets;
 use crate::templating::compile_error::CompileError;
 pub use crate::templating::template::TemplateError;
 pub use deliver_action::Preview;
@@ -94,21 +93,18 @@ impl Action {
         let definition = definition(&config.kind);
         let max_concurrency = config.max_concurrency.unwrap_or(runtime.max_concurrency);
         let compiled = definition.compile(max_concurrency)?;
-        let (rate_limit, endpoint) = (config.rate_limit, compiled.endpoint());
-        let host_limit =
-            endpoint.and_then(|(_, host)| runtime.egress.host_limit(without_port(host)));
-        let max_retry_after = config.retry.max_backoff;
         let mut secrets = Secrets::default();
         definition.secrets(&mut secrets);
-        let admission = AdmissionControl {
-            gate: runtime
-                .endpoints
-                .gate(endpoint, rate_limit, host_limit, max_retry_after),
-            rate_limit,
-            runtime: runtime.clone(),
-            timeout: config.timeout,
-            redactor: Redactor::of(secrets),
-        };
+        let admission = AdmissionControl::new(
+            runtime,
+            (
+                compiled.endpoint(),
+                config.rate_limit,
+                config.retry.max_backoff,
+            ),
+            config.timeout,
+            secrets,
+        );
         Ok(Self {
             name: definition.name(),
             max_batch_size: compiled.max_batch_size(),
@@ -162,7 +158,7 @@ impl Action {
     /// admitted. `now` is what the endpoint is told as the time of the attempt.
     pub async fn attempt(&self, delivery: &Delivery, now: DateTime<Utc>) -> Outcome {
         let admission = &self.admission;
-        let _memory = memory_budget::reserve(&delivery.event).await;
+        let _memory = memory_budget::reserve(delivery).await;
         if self.max_batch_size.is_some() {
             let compiled = Arc::clone(&self.compiled);
             if let Some(joined) = compiled.join_batch(admission, delivery, now) {

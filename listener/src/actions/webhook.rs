@@ -6,7 +6,7 @@ use std::borrow::Borrow;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use crds::config::{HeaderValue as HeaderConfig, Method, Redacted, WebhookConfig, is_own_header};
+use crds::config::{HeaderValue as HeaderConfig, Method, Redacted, WebhookConfig};
 use futures::future::BoxFuture;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
@@ -16,6 +16,7 @@ use super::deliver_action::{
     ActionDefinition, AttemptRequest, DeliverAction, Preview, Transmission, transmit,
 };
 use super::deliver_batch::{DeliverBatch, join_batch};
+use super::http::{RequestHeaders, shown};
 use super::signature::Signer;
 use super::template_source::{TemplateOutput, TemplateSource, TemplateSources};
 use crate::admission::control::AdmissionControl;
@@ -27,15 +28,13 @@ use crate::egress::redaction::Secrets;
 use crate::templating::body::Body;
 use crate::templating::compile_error::CompileError;
 use crate::templating::context::RenderInput;
-use crate::templating::output::Format;
-use crate::templating::template::Template;
 use crate::text::hex::hex;
 
 /// Compiled webhook.
 pub(super) struct Webhook {
     endpoint: HttpEndpoint,
     method: reqwest::Method,
-    headers: Vec<(HeaderName, Header)>,
+    headers: RequestHeaders,
     content_type: HeaderValue,
     body: Body,
     signer: Signer,
@@ -46,11 +45,6 @@ pub(super) struct Webhook {
 pub(super) struct BatchItem {
     input: Arc<RenderInput>,
     body: Vec<u8>,
-}
-
-enum Header {
-    Template(Template),
-    Fixed(HeaderValue),
 }
 
 impl Webhook {
@@ -79,11 +73,7 @@ impl Webhook {
                 Method::Patch => reqwest::Method::PATCH,
                 Method::Delete => reqwest::Method::DELETE,
             },
-            headers: config
-                .headers
-                .iter()
-                .map(header)
-                .collect::<Result<_, _>>()?,
+            headers: RequestHeaders::compile("webhook.headers", &config.headers)?,
             content_type,
             body: Body::compile("webhook.body", config.body.as_deref(), &config.content_type)?,
             signer: Signer::new(&config.signing_secrets)
@@ -115,10 +105,7 @@ impl Webhook {
             return Ok((HeaderMap::new(), Vec::new()));
         };
         let (input, delivery) = (&first.input, first.input.delivery());
-        let mut headers = HeaderMap::with_capacity(self.headers.len() + 6);
-        for (name, value) in &self.headers {
-            headers.append(name.clone(), value.render(name, input)?);
-        }
+        let mut headers = self.headers.render(input)?;
         headers.insert(CONTENT_TYPE, self.content_type.clone());
         let body = self.joined(items);
         let id = request_id(items);
@@ -203,15 +190,7 @@ impl DeliverAction for Webhook {
     fn preview(&self, delivery: &Delivery, now: DateTime<Utc>) -> Result<Preview, Failure> {
         let (headers, body) = self.request(&[self.item(delivery, now)?], now)?;
         let mut preview = vec![(self.method.to_string(), self.endpoint.host.clone())];
-        for (name, value) in &headers {
-            let hidden = value.is_sensitive() || name == "webhook-signature";
-            let shown = if hidden {
-                Redacted::default().to_string()
-            } else {
-                String::from_utf8_lossy(value.as_bytes()).into_owned()
-            };
-            preview.push((name.to_string(), shown));
-        }
+        preview.extend(shown(&headers));
         preview.push((
             "body".to_owned(),
             String::from_utf8_lossy(&body).into_owned(),
@@ -305,50 +284,6 @@ fn concerns_content(outcome: &Outcome) -> bool {
         return false;
     };
     (400..500).contains(status) && !matches!(status, 401 | 403 | 404 | 405 | 410)
-}
-
-impl Header {
-    fn render(&self, name: &HeaderName, input: &Arc<RenderInput>) -> Result<HeaderValue, Failure> {
-        let template = match self {
-            Self::Fixed(value) => return Ok(value.clone()),
-            Self::Template(template) => template,
-        };
-        let text = template.render(input)?;
-        if text.chars().any(char::is_control) {
-            let message = format!(
-                "the header {name} came out with a line break or another control character: \
-                 remove it in the template, for instance with {{{{ new.note|replace(\"\\n\", \" \") }}}}"
-            );
-            return Err(Failure::of(FailureKind::Template, message));
-        }
-        HeaderValue::try_from(text).map_err(|_| {
-            let message = format!("the header {name} came out as no header value");
-            Failure::of(FailureKind::Template, message)
-        })
-    }
-}
-
-fn header((name, value): &(String, HeaderConfig)) -> Result<(HeaderName, Header), CompileError> {
-    let bad = |what| CompileError::field(format!("webhook.headers[{name}]"), what);
-    let parsed = HeaderName::try_from(name.as_str())
-        .map_err(|_| bad("is no header name; use letters, digits and hyphens"))?;
-    if is_own_header(parsed.as_str()) {
-        return Err(bad("is set by the listener itself; remove it"));
-    }
-    let value = match value {
-        HeaderConfig::Template(source) => {
-            let place = format!("webhook.headers[{name}]");
-            Header::Template(Template::compile(place, source, Format::Text)?)
-        }
-        HeaderConfig::Secret(secret) => {
-            // Secrets read from files often end in a line break.
-            let mut value = HeaderValue::from_str(secret.reveal().trim())
-                .map_err(|_| bad("has a secret that is no header value"))?;
-            value.set_sensitive(true);
-            Header::Fixed(value)
-        }
-    };
-    Ok((parsed, value))
 }
 
 /// Returns the W3C trace context: one trace for each event, one span for each attempt.

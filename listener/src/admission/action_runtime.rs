@@ -6,8 +6,10 @@ use reqwest::Client;
 
 use crate::admission::endpoint_gate::EndpointRegistry;
 use crate::admission::redis_limiter::RedisLimiter;
+use crate::cache::LookupCache;
 use crate::egress::http_client;
 use crate::egress::policy::EgressPolicy;
+use crate::telemetry::lookup_metrics::LookupMetrics;
 
 /// Shared clients, egress policy, endpoints and limits.
 #[derive(Clone, Debug)]
@@ -24,12 +26,22 @@ pub struct ActionRuntime {
     pub(crate) redis_limiter: Option<RedisLimiter>,
     /// Most requests in flight of an action without a limit of its own.
     pub(crate) max_concurrency: u32,
+    /// Metrics of lookups.
+    pub(crate) lookups: LookupMetrics,
+    /// Results of lookups.
+    pub(crate) lookup_cache: LookupCache,
 }
 
-/// The HTTP client cannot be set up.
+/// Why there is no runtime.
 #[derive(Debug, thiserror::Error)]
-#[error("the HTTP client cannot be set up: are the system's root certificates installed?")]
-pub struct ActionRuntimeError(#[from] reqwest::Error);
+pub enum ActionRuntimeError {
+    /// The HTTP client cannot be set up.
+    #[error("the HTTP client cannot be set up: are the system's root certificates installed?")]
+    Http(#[from] reqwest::Error),
+    /// Metrics cannot be set up.
+    #[error("metrics cannot be set up")]
+    Metrics(#[from] prometheus::Error),
+}
 
 impl ActionRuntime {
     /// Creates a runtime; opens no connection. Circuit breakers outlive it in `endpoints`.
@@ -42,6 +54,8 @@ impl ActionRuntime {
             own_database: egress.own_database.clone(),
             redis_limiter: None,
             max_concurrency: DEFAULT_MAX_CONCURRENCY,
+            lookups: LookupMetrics::new()?,
+            lookup_cache: LookupCache::default(),
         })
     }
 
@@ -87,7 +101,12 @@ impl ActionRuntimeCache {
         }
         let redis = by.1.as_ref();
         let redis_limiter = redis.and_then(|(url, identity)| RedisLimiter::new(url, identity));
-        let runtime = ActionRuntime::new(&by.0, &self.endpoints)?.with_redis_limiter(redis_limiter);
+        let mut runtime =
+            ActionRuntime::new(&by.0, &self.endpoints)?.with_redis_limiter(redis_limiter);
+        if let Some((_, last)) = &self.last {
+            runtime.lookups = last.lookups.clone();
+            runtime.lookup_cache = last.lookup_cache.clone();
+        }
         self.last = Some((by, runtime.clone()));
         Ok(runtime.with_max_concurrency(most))
     }

@@ -8,11 +8,11 @@ use tokio::time::Instant;
 
 use super::action_runtime::ActionRuntime;
 use super::endpoint_gate::{EndpointGate, EndpointPermit, MIN_WAIT};
-use super::host_limits::{HostPermit, LimitedHost};
+use super::host_limits::{HostPermit, LimitedHost, without_port};
 use super::redis_limiter::RedisPermit;
 use crate::delivery::Delivery;
 use crate::delivery::outcome::Outcome;
-use crate::egress::redaction::Redactor;
+use crate::egress::redaction::{Redactor, Secrets};
 
 /// How much longer than its timeout a request holds its permit in Redis if the process dies: it may
 /// still be reading the response.
@@ -37,6 +37,30 @@ struct AdmissionPermit {
 }
 
 impl AdmissionControl {
+    /// Creates the control of requests to an endpoint (its key and its host), with a rate limit and the
+    /// longest wait that the endpoint may ask for.
+    pub(crate) fn new(
+        runtime: &ActionRuntime,
+        (endpoint, rate_limit, max_retry_after): (
+            Option<(&str, &str)>,
+            Option<RateLimit>,
+            Duration,
+        ),
+        timeout: Duration,
+        secrets: Secrets,
+    ) -> Self {
+        let host_limit =
+            endpoint.and_then(|(_, host)| runtime.egress.host_limit(without_port(host)));
+        let endpoints = &runtime.endpoints;
+        Self {
+            gate: endpoints.gate(endpoint, rate_limit, host_limit, max_retry_after),
+            rate_limit,
+            runtime: runtime.clone(),
+            timeout,
+            redactor: Redactor::of(secrets),
+        }
+    }
+
     /// Admits a request for `delivery`, alone or in a batch, or returns how long to wait.
     async fn admit(&self, delivery: &Delivery) -> Result<AdmissionPermit, Duration> {
         let (host_permit, redis_permit) = match self.gate.host() {

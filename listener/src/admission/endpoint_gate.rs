@@ -264,7 +264,7 @@ fn signal_of(outcome: &Outcome, max_retry_after: Duration) -> Signal {
             }
             _ => Signal::Ignored,
         },
-        Outcome::Deferred(_) => Signal::Ignored,
+        Outcome::Skipped | Outcome::Deferred(_) => Signal::Ignored,
     }
 }
 

@@ -6,7 +6,7 @@
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::delivery::event::Event;
+use crate::delivery::Delivery;
 
 /// Most KiB of large deliveries in flight.
 const MAX_KIB: u32 = 48 << 10;
@@ -14,14 +14,16 @@ const MAX_KIB: u32 = 48 << 10;
 /// Deliveries of events smaller than this many KiB are not counted.
 const MIN_KIB: u32 = 16;
 
-/// Bytes reserved for each byte of an event: for what is rendered, and for its copy in a client's buffers.
+/// Bytes reserved for each byte of an event and its lookups: for what is rendered, and for its copy in a client's buffers.
 const COPIES_PER_EVENT: u32 = 2;
 
 static BUDGET: Semaphore = Semaphore::const_new(MAX_KIB as usize);
 
-/// Waits for budget to deliver an event. Dropping the permit releases it.
-pub(crate) async fn reserve(event: &Event) -> Option<SemaphorePermit<'static>> {
-    let size = u32::try_from(event.bytes() >> 10).unwrap_or(u32::MAX);
+/// Waits for budget for a delivery. Dropping the permit releases it.
+pub(crate) async fn reserve(delivery: &Delivery) -> Option<SemaphorePermit<'static>> {
+    let results = delivery.enrich.as_deref().map_or(0, |all| all.get().len());
+    let bytes = delivery.event.bytes() + results as u64;
+    let size = u32::try_from(bytes >> 10).unwrap_or(u32::MAX);
     if size < MIN_KIB {
         return None;
     }

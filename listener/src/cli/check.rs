@@ -41,7 +41,8 @@ pub(super) struct CheckArgs {
     #[arg(long = "event", value_name = "ID or FILE")]
     events: Vec<String>,
     /// Also check the listener's database: whether it tracks the tables of the observers, and whether the
-    /// login for statements in it has exactly the rights that it needs
+    /// login for statements in it has exactly the rights that it needs. With --event, make the lookups of
+    /// the observers, and show what would be sent with their results
     #[arg(long)]
     online: bool,
     /// Output format
@@ -168,7 +169,7 @@ async fn evaluate(
             }
             _ => sample::read(Path::new(given))?,
         };
-        let evaluation = Evaluation::of(observers, &Arc::new(event));
+        let evaluation = Evaluation::of(observers, &Arc::new(event), args.online).await;
         if as_text {
             if !is_sample || args.events.len() > 1 {
                 evaluation.print_event()?;

@@ -1,14 +1,18 @@
 //! What the observers of files would do with an event, without doing it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use crds::config::Operation;
+use observer_listener::actions::Preview;
 use observer_listener::delivery::Delivery;
 use observer_listener::delivery::event::{Event, MAX_EVENT_BYTES};
+use observer_listener::delivery::outcome::Outcome;
 use observer_listener::matching::RuleMatch;
 use observer_listener::observers::{Compiled, Observers};
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::CliError;
 use super::output::say;
@@ -47,10 +51,30 @@ struct ObserverEvaluation {
 #[serde(rename_all = "camelCase")]
 struct ActionEvaluation {
     action: String,
+    /// What its lookups ask, and what came of it where they were made.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lookups: Vec<LookupEvaluation>,
     sends: Vec<SentPart>,
+    /// Why it is not delivered: its condition does not hold, or its lookups were not made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    skipped: Option<String>,
     /// Why it becomes a dead letter instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<String>,
+}
+
+/// What one lookup asks.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct LookupEvaluation {
+    lookup: String,
+    asks: Vec<SentPart>,
+    /// Why that cannot be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failure: Option<String>,
+    /// Its result, where it was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<Box<RawValue>>,
 }
 
 /// A part of what would be sent, without secrets.
@@ -61,39 +85,40 @@ struct SentPart {
 }
 
 impl Evaluation {
-    /// Evaluates the observers of an event's entity.
-    pub(super) fn of(observers: &Observers, event: &Arc<Event>) -> Self {
-        let evaluated = observers
-            .of_entity(&event.entity)
-            .map(|(name, rule, targets)| {
-                let mut one = ObserverEvaluation {
-                    observer: name.to_owned(),
-                    matches: false,
-                    not_matched: None,
-                    failure: None,
-                    actions: Vec::new(),
-                };
-                let decided = match too_large(event) {
-                    // Its images are not there to evaluate.
-                    Some(failure) if rule.operations.contains(&event.operation) => Err(failure),
-                    _ => match observers.decide(event, name) {
-                        Some(RuleMatch::Failed(failure)) => Err(failure.message),
-                        Some(RuleMatch::Match) => Ok(true),
-                        None => Ok(false),
-                    },
-                };
-                match decided {
-                    Ok(true) => {
-                        one.matches = true;
-                        one.actions = targets.iter().map(|one| preview(one, event)).collect();
+    /// Evaluates the observers of an event's entity. Lookups are made if it is `online`.
+    pub(super) async fn of(observers: &Observers, event: &Arc<Event>, online: bool) -> Self {
+        let mut evaluated = Vec::new();
+        for (name, rule, targets) in observers.of_entity(&event.entity) {
+            let mut one = ObserverEvaluation {
+                observer: name.to_owned(),
+                matches: false,
+                not_matched: None,
+                failure: None,
+                actions: Vec::new(),
+            };
+            let decided = match too_large(event) {
+                // Its images are not there to evaluate.
+                Some(failure) if rule.operations.contains(&event.operation) => Err(failure),
+                _ => match observers.decide(event, name) {
+                    Some(RuleMatch::Failed(failure)) => Err(failure.message),
+                    Some(RuleMatch::Match) => Ok(true),
+                    None => Ok(false),
+                },
+            };
+            match decided {
+                Ok(true) => {
+                    one.matches = true;
+                    for target in targets {
+                        one.actions.push(preview(target, event, online).await);
                     }
-                    Ok(false) => one.not_matched = rule.explain(event),
-                    Err(failure) => one.failure = Some(failure),
                 }
-                one
-            });
+                Ok(false) => one.not_matched = rule.explain(event),
+                Err(failure) => one.failure = Some(failure),
+            }
+            evaluated.push(one);
+        }
         Self {
-            observers: evaluated.collect(),
+            observers: evaluated,
             id: event.id.clone(),
             entity: event.entity.to_string(),
             operation: event.operation,
@@ -145,15 +170,28 @@ impl ObserverEvaluation {
         }
         say!("\n{name}: matches")?;
         for action in &self.actions {
-            say!("  {}", action.action)?;
-            for sent in &action.sends {
-                print_part(&sent.part, &sent.text)?;
-            }
-            if let Some(failure) = &action.failure {
-                print_part("becomes a dead letter", failure)?;
-            }
+            action.print()?;
         }
         Ok(())
+    }
+}
+
+impl ActionEvaluation {
+    fn print(&self) -> Result<(), CliError> {
+        say!("  {}", self.action)?;
+        for lookup in &self.lookups {
+            lookup.print()?;
+        }
+        for sent in &self.sends {
+            print_part(&sent.part, &sent.text)?;
+        }
+        if let Some(why) = &self.skipped {
+            print_part("is not sent", why)?;
+        }
+        match &self.failure {
+            Some(failure) => print_part("becomes a dead letter", failure),
+            None => Ok(()),
+        }
     }
 }
 
@@ -166,26 +204,84 @@ fn too_large(event: &Event) -> Option<String> {
 }
 
 /// Renders what an action would send.
-fn preview(target: &Compiled, event: &Arc<Event>) -> ActionEvaluation {
-    let delivery = Delivery {
+async fn preview(target: &Compiled, event: &Arc<Event>, online: bool) -> ActionEvaluation {
+    let mut delivery = Delivery {
         event: Arc::clone(event),
         observer: Arc::clone(&target.name.observer),
         action: Arc::clone(&target.name.action),
         attempt: 1,
         replay: None,
+        enrich: None,
     };
-    let rendered = target.action.preview(&delivery, Utc::now());
-    let (sends, failure) = match rendered {
-        Ok(parts) => (parts, None),
-        Err(failure) => (Vec::new(), Some(failure.message)),
+    let now = Utc::now();
+    let enriched = match (target.has_lookups(), online) {
+        (true, false) => Err(Outcome::Skipped),
+        _ => target.enrich(&mut delivery, now).await,
     };
-    ActionEvaluation {
+    let mut evaluation = ActionEvaluation {
         action: target.name.action.to_string(),
-        sends: sends
-            .into_iter()
-            .map(|(part, text)| SentPart { part, text })
-            .collect(),
-        failure,
+        lookups: lookups(target, &delivery),
+        sends: Vec::new(),
+        skipped: None,
+        failure: None,
+    };
+    match enriched {
+        Ok(()) => match target.action.preview(&delivery, now) {
+            Ok(sends) => evaluation.sends = sent(sends),
+            Err(failure) => evaluation.failure = Some(failure.message),
+        },
+        Err(Outcome::Retry { failure, .. } | Outcome::Rejected(failure)) => {
+            evaluation.failure = Some(failure.message);
+        }
+        Err(_) if target.has_lookups() && !online => {
+            let why = "it depends on its lookups, which are not made; add --online to make them";
+            evaluation.skipped = Some(why.to_owned());
+        }
+        Err(_) => evaluation.skipped = Some(target.explain(&delivery).unwrap_or_default()),
+    }
+    evaluation
+}
+
+fn lookups(target: &Compiled, delivery: &Delivery) -> Vec<LookupEvaluation> {
+    let results = delivery.enrich.as_deref().map(RawValue::get);
+    let mut results: BTreeMap<String, Box<RawValue>> = results
+        .and_then(|results| serde_json::from_str(results).ok())
+        .unwrap_or_default();
+    let previews = target.lookup_previews(delivery).into_iter();
+    previews
+        .map(|(lookup, preview)| {
+            let (asks, failure) = match preview {
+                Ok(asks) => (sent(asks), None),
+                Err(failure) => (Vec::new(), Some(failure.message)),
+            };
+            LookupEvaluation {
+                result: results.remove(&lookup),
+                lookup,
+                asks,
+                failure,
+            }
+        })
+        .collect()
+}
+
+fn sent(preview: Preview) -> Vec<SentPart> {
+    let parts = preview.into_iter();
+    parts.map(|(part, text)| SentPart { part, text }).collect()
+}
+
+impl LookupEvaluation {
+    fn print(&self) -> Result<(), CliError> {
+        let name = |part: &str| format!("lookup {}, {part}", self.lookup);
+        for asked in &self.asks {
+            print_part(&name(&asked.part), &asked.text)?;
+        }
+        if let Some(failure) = &self.failure {
+            print_part(&name("which cannot be shown"), failure)?;
+        }
+        match &self.result {
+            Some(result) => print_part(&name("result"), result.get()),
+            None => Ok(()),
+        }
     }
 }
 

@@ -49,6 +49,8 @@ pub enum FailureKind {
     Condition,
     /// A template failed on this event.
     Template,
+    /// A lookup failed.
+    Lookup,
     /// The egress policy denies the address.
     Egress,
     /// No connection, or it broke.
@@ -79,6 +81,7 @@ impl FailureKind {
             Self::Event => "event",
             Self::Condition => "condition",
             Self::Template => "template",
+            Self::Lookup => "lookup",
             Self::Egress => "egress",
             Self::Connection => "connection",
             Self::Timeout => "timeout",

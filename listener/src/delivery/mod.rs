@@ -9,6 +9,7 @@ pub mod retry_policy;
 
 use std::sync::Arc;
 
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use self::event::Event;
@@ -60,6 +61,8 @@ pub struct Delivery {
     pub attempt: u32,
     /// The replay that it is part of; `None` for a first delivery.
     pub replay: Option<Arc<str>>,
+    /// Results of the lookups that its action uses, a JSON object; `None` where it uses none.
+    pub enrich: Option<Arc<RawValue>>,
 }
 
 impl Delivery {

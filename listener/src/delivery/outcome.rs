@@ -18,6 +18,8 @@ pub enum Outcome {
     },
     /// A permanent failure.
     Rejected(Failure),
+    /// Not to be delivered: the action's condition does not hold.
+    Skipped,
     /// Not attempted: the circuit breaker is open or a limit is reached; may be tried after this long.
     Deferred(Duration),
 }

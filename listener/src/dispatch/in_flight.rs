@@ -126,7 +126,7 @@ fn next_step(
     random: impl FnOnce() -> f64,
 ) -> NextStep {
     match outcome {
-        Outcome::Delivered => NextStep::Complete,
+        Outcome::Delivered | Outcome::Skipped => NextStep::Complete,
         Outcome::Deferred(_) => NextStep::Requeue,
         Outcome::Rejected(failure) => NextStep::GiveUp(failure),
         Outcome::Retry { failure, after } => {

@@ -12,7 +12,7 @@ use crds::config::{Egress, Redacted, ServerUrl, TlsConfig};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::tls::{Certificate, Identity, Version};
-use reqwest::{Client, ClientBuilder, Method, Response};
+use reqwest::{Client, ClientBuilder, Method, Response, StatusCode};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
@@ -178,16 +178,89 @@ impl HttpEndpoint {
     /// Sends a request and reads its response. The caller bounds it by `timeout`.
     pub(crate) async fn send(
         &self,
-        (egress, http): (&EgressPolicy, &Client),
-        (method, headers, body): (Method, HeaderMap, Vec<u8>),
+        by: (&EgressPolicy, &Client),
+        http: (Method, HeaderMap, Vec<u8>),
         now: DateTime<Utc>,
         timeout: Duration,
     ) -> Result<(), DeliveryError> {
-        if let Err(denied) = egress.check_literal(&self.url) {
-            return Err(DeliveryError::EgressDenied(denied.to_string()));
-        }
         // The caller ends the attempt at its timeout; the status is to be returned before.
         let deadline = Instant::now() + timeout.saturating_sub(DRAIN_MARGIN);
+        let response = self.exchange(by, self.url.clone(), http).await?;
+        let deadline = deadline.min(Instant::now() + DRAIN_TIME);
+        if response.status().is_success() {
+            drain(response, deadline).await;
+            return Ok(());
+        }
+        Err(self.rejection(response, now, deadline).await)
+    }
+
+    /// Sends a request to the URL with `suffix` appended, and returns the body of its response; nothing
+    /// where the status says that there is none. The caller bounds it in time.
+    pub(crate) async fn fetch(
+        &self,
+        by: (&EgressPolicy, &Client),
+        suffix: &str,
+        http: (Method, HeaderMap, Vec<u8>),
+        now: DateTime<Utc>,
+        most: usize,
+    ) -> Result<Option<Vec<u8>>, DeliveryError> {
+        let url = self.with_suffix(suffix)?;
+        let mut response = self.exchange(by, url, http).await?;
+        match response.status() {
+            StatusCode::NO_CONTENT | StatusCode::NOT_FOUND | StatusCode::GONE => {
+                drain(response, Instant::now() + DRAIN_TIME).await;
+                return Ok(None);
+            }
+            status if status.is_success() => {}
+            _ => {
+                let deadline = Instant::now() + DRAIN_TIME;
+                return Err(self.rejection(response, now, deadline).await);
+            }
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|error| self.explain(&error))?
+        {
+            if body.len() + chunk.len() > most {
+                let message = format!("the response is larger than {} KiB", most >> 10);
+                return Err(DeliveryError::Permanent(message, None));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Some(body))
+    }
+
+    /// Returns the URL with more of a path, or a query.
+    fn with_suffix(&self, suffix: &str) -> Result<Url, DeliveryError> {
+        let own = self.url.as_str();
+        let own = own.strip_suffix('/').unwrap_or(own);
+        let url = Url::parse(&format!("{own}{suffix}")).ok();
+        let same = |url: &Url| {
+            url.origin() == self.url.origin() && url.path().starts_with(self.base_path())
+        };
+        url.filter(same).ok_or_else(|| {
+            let message = "the path leads out of the URL: it has a part `.` or `..`";
+            DeliveryError::Permanent(message.to_owned(), None)
+        })
+    }
+
+    /// Returns the path of the URL, without a slash at its end.
+    fn base_path(&self) -> &str {
+        let path = self.url.path();
+        path.strip_suffix('/').unwrap_or(path)
+    }
+
+    async fn exchange(
+        &self,
+        (egress, http): (&EgressPolicy, &Client),
+        url: Url,
+        (method, headers, body): (Method, HeaderMap, Vec<u8>),
+    ) -> Result<Response, DeliveryError> {
+        if let Err(denied) = egress.check_literal(&url) {
+            return Err(DeliveryError::EgressDenied(denied.to_string()));
+        }
         let own = self.tls.as_ref();
         let client = match own.map(|own| own.client(egress)) {
             None => http,
@@ -198,50 +271,30 @@ impl HttpEndpoint {
                 ));
             }
         };
-        let request = client
-            .request(method, self.url.clone())
-            .headers(headers)
-            .body(body);
-        match request.send().await {
-            Err(error) => Err(self.explain(&error)),
-            Ok(response) => self.read(response, now, deadline).await,
-        }
+        let request = client.request(method, url).headers(headers).body(body);
+        let sent = request.send().await;
+        sent.map_err(|error| self.explain(&error))
     }
 
-    async fn read(
+    /// Returns what a response that is no success says.
+    async fn rejection(
         &self,
-        mut response: Response,
+        response: Response,
         now: DateTime<Utc>,
         deadline: Instant,
-    ) -> Result<(), DeliveryError> {
+    ) -> DeliveryError {
         let status = response.status();
         let header = |name| response.headers().get(name)?.to_str().ok();
         let retry_after = header(RETRY_AFTER).and_then(|value| retry_after(value, now));
         let location = header(LOCATION)
             .and_then(|target| self.url.join(target).ok()?.host_str().map(str::to_owned));
-        let mut body = Vec::new();
-        let drain = async {
-            while body.len() < MAX_ANSWER {
-                match response.chunk().await {
-                    Ok(Some(chunk)) => {
-                        let room = MAX_ANSWER - body.len();
-                        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
-                    }
-                    // A body that breaks off changes nothing.
-                    Ok(None) | Err(_) => break,
-                }
-            }
-        };
-        let _ = timeout_at(deadline.min(Instant::now() + DRAIN_TIME), drain).await;
-        if status.is_success() {
-            return Ok(());
-        }
-        Err(DeliveryError::Status {
+        let body = drain(response, deadline).await;
+        DeliveryError::Status {
             status,
             retry_after,
             location,
             excerpt: self.redactor.excerpt(&body),
-        })
+        }
     }
 
     /// Returns what an error of the client means. Its own text would name the URL; its innermost cause
@@ -272,6 +325,25 @@ impl HttpEndpoint {
             DeliveryError::ConnectionFailed(format!("the connection broke: {root}"))
         }
     }
+}
+
+/// Reads a response, and returns the beginning of its body: the connection can be used again.
+async fn drain(mut response: Response, deadline: Instant) -> Vec<u8> {
+    let mut body = Vec::new();
+    let drain = async {
+        while body.len() < MAX_ANSWER {
+            match response.chunk().await {
+                Ok(Some(chunk)) => {
+                    let room = MAX_ANSWER - body.len();
+                    body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+                }
+                // A body that breaks off changes nothing.
+                Ok(None) | Err(_) => break,
+            }
+        }
+    };
+    let _ = timeout_at(deadline, drain).await;
+    body
 }
 
 /// Returns the first cause of type `T`.

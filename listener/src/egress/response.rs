@@ -110,7 +110,7 @@ pub(crate) fn classify(host: &str, answer: DeliveryError) -> Outcome {
         }
         DeliveryError::Timeout(timeout) => retry(
             FailureKind::Timeout,
-            format!("{host} did not answer within {timeout:?}, the action's timeout"),
+            format!("{host} did not answer within {timeout:?}, its timeout"),
         ),
         DeliveryError::Unavailable(said, status) => {
             let message = format!("{host} is unavailable: {said}");
@@ -160,7 +160,7 @@ fn by_status(
                 FailureKind::Redirect,
                 format!(
                     "{host} answered {code}, a redirect{target}; redirects are not followed: \
-                     set webhook.url to the final address"
+                     set its URL to the final address"
                 ),
             ))
         }

@@ -149,6 +149,7 @@ impl LaneExecutor {
                 notes.success = Some((Utc::now(), took));
                 JobOutcome::Completed
             }
+            Outcome::Skipped => JobOutcome::Completed,
             Outcome::Deferred(wait) => JobOutcome::Retry {
                 delay: wait,
                 attempts: claimed.attempts,

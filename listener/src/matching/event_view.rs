@@ -15,6 +15,9 @@ pub struct EventView<'e> {
     event: &'e Event,
     old: OnceCell<Result<Image<'e>, JsonError>>,
     new: OnceCell<Result<Image<'e>, JsonError>>,
+    /// Results of lookups, a JSON object.
+    enrich: Option<&'e str>,
+    results: OnceCell<Result<Image<'e>, JsonError>>,
 }
 
 impl<'e> EventView<'e> {
@@ -25,7 +28,17 @@ impl<'e> EventView<'e> {
             event,
             old: OnceCell::new(),
             new: OnceCell::new(),
+            enrich: None,
+            results: OnceCell::new(),
         }
+    }
+
+    /// A view with results of lookups, a JSON object.
+    #[must_use]
+    pub const fn with_lookups(event: &'e Event, results: Option<&'e str>) -> Self {
+        let mut view = Self::new(event);
+        view.enrich = results;
+        view
     }
 
     /// The event.
@@ -58,6 +71,13 @@ impl Inputs for EventView<'_> {
             Side::New => (&self.new, &self.event.new),
         };
         cell.get_or_init(|| Image::read(image.as_ref().map(|image| image.get())))
+            .as_ref()
+            .map_err(|error| *error)
+    }
+
+    fn enrich(&self) -> Result<&Image<'_>, JsonError> {
+        self.results
+            .get_or_init(|| Image::read(self.enrich))
             .as_ref()
             .map_err(|error| *error)
     }

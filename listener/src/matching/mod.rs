@@ -124,7 +124,7 @@ impl Rule {
         match condition.evaluate(&view) {
             Ok(true) => None,
             Ok(false) => Some(unmet(&condition.unmet(&view))),
-            Err(error) => Some(failure(error).message),
+            Err(error) => Some(evaluation_failure(error).message),
         }
     }
 
@@ -137,13 +137,13 @@ impl Rule {
         match self.condition.as_ref().map(|one| one.evaluate(view)) {
             None | Some(Ok(true)) => Some(RuleMatch::Match),
             Some(Ok(false)) => None,
-            Some(Err(error)) => Some(RuleMatch::Failed(failure(error))),
+            Some(Err(error)) => Some(RuleMatch::Failed(evaluation_failure(error))),
         }
     }
 }
 
 /// Why an event cannot be delivered by a rule whose condition has no answer for it.
-fn failure(error: EvaluationError) -> Failure {
+pub(crate) fn evaluation_failure(error: EvaluationError) -> Failure {
     let kind = match error.kind {
         ErrorKind::Condition => FailureKind::Condition,
         ErrorKind::Event => FailureKind::Event,
@@ -152,7 +152,7 @@ fn failure(error: EvaluationError) -> Failure {
 }
 
 /// Joins the parts of a condition that are false.
-fn unmet(parts: &[String]) -> String {
+pub(crate) fn unmet(parts: &[String]) -> String {
     let parts: Vec<String> = parts.iter().map(|part| format!("`{part}`")).collect();
     let verb = if parts.len() == 1 { "is" } else { "are" };
     format!("{} {verb} false", parts.join(" and "))

@@ -27,20 +27,29 @@ pub(crate) fn try_once(
 ) -> impl Future<Output = (Option<Outcome>, Duration)> + Send + use<> {
     let action = Arc::clone(&compiled.action);
     let denied = compiled.tenant_denied(&event);
-    let delivery = Delivery {
+    let enrichment = compiled.enrichment.clone();
+    let mut delivery = Delivery {
         event,
         observer: Arc::clone(&compiled.name.observer),
         action: Arc::clone(&compiled.name.action),
         attempt,
         replay,
+        enrich: None,
     };
     async move {
         let begun = Instant::now();
         if let Some(failure) = denied {
             return (Some(Outcome::Rejected(failure)), begun.elapsed());
         }
-        let trying = AssertUnwindSafe(action.attempt(&delivery, Utc::now())).catch_unwind();
-        let trying = pin!(trying);
+        let trying = async {
+            if let Some(enrichment) = enrichment
+                && let Err(outcome) = enrichment.enrich(&mut delivery, Utc::now()).await
+            {
+                return outcome;
+            }
+            action.attempt(&delivery, Utc::now()).await
+        };
+        let trying = pin!(AssertUnwindSafe(trying).catch_unwind());
         let tried = cut.run_until_cancelled(trying).await;
         let panicked = |_| {
             let message = "the action panicked on this event; the log says where. Please report it";

@@ -1,4 +1,4 @@
-//! Circuit breakers of endpoints, collected whenever metrics are scraped.
+//! Circuit breakers of endpoints and lookups of observers, collected whenever metrics are scraped.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::Observers;
 use crate::admission::circuit_breaker::CircuitState;
+use crate::telemetry::lookup_metrics::LookupMetrics;
 use crate::telemetry::metrics::OpenCircuits;
 use crate::text::on_one_line;
 
@@ -28,6 +29,8 @@ pub(crate) struct EndpointCollector {
     observers: watch::Receiver<Arc<Observers>>,
     /// Names and help texts; the values are set with each scrape.
     shown: (IntGaugeVec, IntCounterVec),
+    /// Names and help texts of the metrics of lookups.
+    lookups: LookupMetrics,
 }
 
 impl EndpointCollector {
@@ -35,7 +38,12 @@ impl EndpointCollector {
         observers: watch::Receiver<Arc<Observers>>,
     ) -> Result<Self, prometheus::Error> {
         let shown = metrics()?;
-        Ok(Self { observers, shown })
+        let lookups = LookupMetrics::new()?;
+        Ok(Self {
+            observers,
+            shown,
+            lookups,
+        })
     }
 }
 
@@ -88,6 +96,8 @@ pub fn describe_circuit_metrics() -> Result<Vec<MetricDescription>, prometheus::
     let (state, opened) = metrics()?;
     let mut described = server::registry::describe(Some("observer"), &state);
     described.extend(server::registry::describe(Some("observer"), &opened));
+    let lookups = LookupMetrics::new()?;
+    described.extend(server::registry::describe(Some("observer"), &lookups));
     Ok(described)
 }
 
@@ -110,7 +120,9 @@ fn metrics() -> Result<(IntGaugeVec, IntCounterVec), prometheus::Error> {
 impl Collector for EndpointCollector {
     fn desc(&self) -> Vec<&Desc> {
         let (state, opened) = &self.shown;
-        state.desc().into_iter().chain(opened.desc()).collect()
+        let lookups = self.lookups.desc();
+        let circuits = state.desc().into_iter().chain(opened.desc());
+        circuits.chain(lookups).collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
@@ -131,11 +143,9 @@ impl Collector for EndpointCollector {
             state.with_label_values(&labels).set(number);
             opened.with_label_values(&labels).inc_by(standing.opened);
         }
-        state
-            .collect()
-            .into_iter()
-            .chain(opened.collect())
-            .collect()
+        let circuits = state.collect().into_iter().chain(opened.collect());
+        let lookups = observers.lookup_metrics().collect();
+        circuits.chain(lookups).collect()
     }
 }
 

@@ -18,7 +18,7 @@ use crate::delivery::outcome::Outcome;
 use crate::sync::lock;
 
 /// Bounds of the duration buckets, in seconds.
-const DURATIONS: [f64; 12] = [
+pub(super) const DURATIONS: [f64; 12] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0,
 ];
 
@@ -360,6 +360,7 @@ impl Metrics {
             Outcome::Delivered => "success",
             Outcome::Retry { .. } => "retryable",
             Outcome::Rejected(_) => "permanent",
+            Outcome::Skipped => "skipped",
             Outcome::Deferred(_) => return,
         };
         let labels = [&**observer, &**action];

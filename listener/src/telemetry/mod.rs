@@ -3,4 +3,5 @@
 pub mod health;
 pub mod status;
 
+pub(crate) mod lookup_metrics;
 pub mod metrics;

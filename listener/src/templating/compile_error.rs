@@ -34,6 +34,14 @@ impl CompileError {
         }
     }
 
+    /// Returns what is wrong, without the path.
+    pub(crate) fn detail(&self) -> String {
+        match self {
+            Self::Template { error, .. } => error.to_string(),
+            Self::Field { what, .. } => what.clone(),
+        }
+    }
+
     /// Returns the path of the field at fault, as in `webhook.body`.
     #[must_use]
     pub fn field_path(&self) -> String {

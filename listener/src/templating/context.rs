@@ -16,7 +16,7 @@ use super::output::FormatState;
 use crate::delivery::Delivery;
 
 /// Names that a template may use.
-pub(crate) const NAMES: [&str; 11] = [
+pub(crate) const NAMES: [&str; 12] = [
     "id",
     "entity",
     "operation",
@@ -28,6 +28,7 @@ pub(crate) const NAMES: [&str; 11] = [
     "changed",
     "observer",
     "action",
+    "enrich",
 ];
 
 /// Input of the templates of one delivery.
@@ -42,6 +43,7 @@ pub(crate) struct RenderInput {
 struct Images {
     old: Value,
     new: Value,
+    enrich: Value,
     numbers: ExactNumbers,
 }
 
@@ -80,6 +82,7 @@ impl RenderInput {
             Ok(Images {
                 old: read("old", self.delivery.event.old.as_deref(), &mut numbers)?,
                 new: read("new", self.delivery.event.new.as_deref(), &mut numbers)?,
+                enrich: read("enrich", self.delivery.enrich.as_deref(), &mut numbers)?,
                 numbers,
             })
         });
@@ -106,6 +109,7 @@ impl RenderInput {
             ),
             "old" => self.image(|images| &images.old),
             "new" => self.image(|images| &images.new),
+            "enrich" => self.image(|images| &images.enrich),
             "changed" => Value::from(event.changed()),
             "observer" => Value::from(&*self.delivery.observer),
             "action" => Value::from(&*self.delivery.action),

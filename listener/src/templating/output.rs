@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crds::config::is_json;
 use minijinja::value::{Object, ObjectRepr, Value, ValueKind};
 use minijinja::{Error, ErrorKind, HtmlEscape, Output, State};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 
 use super::context::TemplateContext;
 use super::exact_number::ExactNumbers;
@@ -33,6 +34,8 @@ pub(crate) enum Format {
     Markdown,
     /// A parameter of a statement: as text, and a null as [`NULL`].
     Parameter,
+    /// Path or query of a URL, with values percent-encoded.
+    Url,
     /// Anything else.
     Text,
 }
@@ -161,10 +164,19 @@ pub(crate) fn format_value(
     if format == Format::Parameter && value.is_none() {
         return Ok(out.write_str(NULL)?);
     }
+    if format == Format::Url && value.is_none() {
+        return Err(Error::new(
+            ErrorKind::InvalidOperation,
+            "a null cannot be part of a URL; give what may be null a default",
+        ));
+    }
     let text = match value.as_str() {
         Some(text) if !format.is_json() || place != OutputPosition::Bare => Cow::Borrowed(text),
         _ => Cow::Owned(json(state, value)?),
     };
+    if format == Format::Url && place != OutputPosition::Captured {
+        return Ok(write!(out, "{}", percent_encoded(&text))?);
+    }
     // Within JSON these letters stand in strings alone, and need no escape there.
     let text = if format.is_mrkdwn() && place != OutputPosition::Captured {
         Cow::Owned(entities(&text))
@@ -182,6 +194,17 @@ pub(crate) fn format_value(
         }
         _ => Ok(out.write_str(&text)?),
     }
+}
+
+/// A text as one part of a path or a query: all but letters, digits, `-`, `_`, `~` and `.` is
+/// percent-encoded, as RFC 3986 has its unreserved characters.
+fn percent_encoded(text: &str) -> PercentEncode<'_> {
+    const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+        .remove(b'-')
+        .remove(b'_')
+        .remove(b'~')
+        .remove(b'.');
+    utf8_percent_encode(text, ENCODED)
 }
 
 /// The three letters that mean something to Slack, as it asks for them.

@@ -73,7 +73,7 @@ fn paths(source: &str) -> Vec<(&'static str, String)> {
 
 /// Returns the names that a template refers to, with their paths; none if it cannot be parsed, which
 /// compiling it reports.
-fn names(source: &str) -> HashSet<String> {
+pub(crate) fn names(source: &str) -> HashSet<String> {
     let parse = || {
         let environment = Environment::new();
         let template = environment.template_from_str(source);

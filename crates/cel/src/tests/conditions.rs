@@ -465,3 +465,30 @@ fn what_the_guide_shows_compiles() {
         Condition::compile(condition).expect(condition);
     }
 }
+
+#[test]
+fn results_of_lookups_are_compared_like_rows() {
+    let mut event = inserted(r#"{"total": 5}"#);
+    event.enrich =
+        Some(r#"{"customer": {"tier": "gold", "limit": 10.5}, "note": null}"#.to_owned());
+    let known = || ["customer", "note"].map(str::to_owned).to_vec();
+    for (text, holds) in [
+        (
+            "enrich.customer.tier == 'gold' && new.total < enrich.customer.limit",
+            true,
+        ),
+        ("enrich.note == null", true),
+        ("has(enrich.customer.name)", false),
+        ("enrich['customer'].tier == 'silver'", false),
+    ] {
+        let condition = Condition::compile_with_lookups(text, known()).unwrap();
+        assert_eq!(
+            condition.evaluate(&EventView::new(&event)),
+            Ok(holds),
+            "{text}"
+        );
+    }
+    let condition = Condition::compile_with_lookups("enrich.note.tier == 1", known()).unwrap();
+    let error = condition.evaluate(&EventView::new(&event)).unwrap_err();
+    assert!(error.message.contains("`enrich.note` is null"), "{error}");
+}

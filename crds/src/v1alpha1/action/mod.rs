@@ -45,6 +45,13 @@ pub struct Action {
     /// Together with the event's id and the observer's name it identifies a delivery for good.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
+    /// CEL condition that the results of lookups must meet for the action to be delivered, 1 to 8192
+    /// characters. It can refer to `enrich` beside what `spec.when` can refer to, as in
+    /// `enrich.customer.tier == "gold"`. Where it does not hold, the delivery is skipped, and counted
+    /// with the outcome `skipped`. Left out, every matching event is delivered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 8192))]
+    pub when: Option<String>,
     /// Sends an HTTP request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub webhook: Option<Webhook>,
@@ -169,7 +176,7 @@ fn exactly_one_kind(schema: &mut Schema) {
     schema.insert("x-kubernetes-validations".to_owned(), rule);
 }
 
-fn default_content_type() -> String {
+pub(crate) fn default_content_type() -> String {
     "application/json".into()
 }
 

@@ -5,11 +5,11 @@ mod email;
 mod kafka;
 mod log;
 mod nats;
-mod postgres;
+pub(super) mod postgres;
 mod redis;
 mod slack;
 mod teams;
-mod webhook;
+pub(super) mod webhook;
 
 use std::time::Duration;
 
@@ -35,6 +35,7 @@ pub(crate) fn check(
 ) -> ActionConfig {
     ActionConfig {
         name: action.name.clone(),
+        when: action.when.clone(),
         kind: check_kind(at, action, context),
         retry: check_retry(&field(at, "retry"), action.retry, context),
         timeout: check_timeout(at, action, context),

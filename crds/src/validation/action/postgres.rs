@@ -9,7 +9,7 @@ use crate::validation::url::database_url;
 
 /// Validates a Postgres statement and returns its configuration, with placeholders for what it
 /// reports.
-pub(super) fn check(
+pub(in crate::validation) fn check(
     at: &str,
     postgres: &Postgres,
     context: &mut ValidationContext<'_>,

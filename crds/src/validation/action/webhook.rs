@@ -1,6 +1,6 @@
 //! Validation of a webhook: the rules that its schema cannot say.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -32,7 +32,7 @@ pub(super) fn check(
     WebhookConfig {
         url: url(&field(at, "url"), &webhook.url, ServerUrl::HTTP, context),
         method: webhook.method,
-        headers: headers(&field(at, "headers"), webhook, context),
+        headers: headers(&field(at, "headers"), &webhook.headers, context),
         body: webhook.body.clone(),
         content_type: content_type(&field(at, "contentType"), &webhook.content_type, context),
         signing_secrets: signing_secrets(at, webhook, context),
@@ -63,14 +63,14 @@ fn check_together(at: &str, webhook: &Webhook, context: &mut ValidationContext<'
     }
 }
 
-fn headers(
+pub(in crate::validation) fn headers(
     at: &str,
-    webhook: &Webhook,
+    given: &BTreeMap<String, ValueSource>,
     context: &mut ValidationContext<'_>,
 ) -> Vec<(String, HeaderValue)> {
     let mut seen = HashSet::new();
     let mut headers = Vec::new();
-    for (name, source) in &webhook.headers {
+    for (name, source) in given {
         let at = field(at, name);
         match HeaderName::from_bytes(name.as_bytes()) {
             Err(_) => context.error(
@@ -130,7 +130,11 @@ fn header_value(
     Some(HeaderValue::Template(value.reveal().to_owned()))
 }
 
-pub(super) fn content_type(at: &str, text: &str, context: &mut ValidationContext<'_>) -> String {
+pub(in crate::validation) fn content_type(
+    at: &str,
+    text: &str,
+    context: &mut ValidationContext<'_>,
+) -> String {
     let essence = text.split(';').next().unwrap_or_default().trim();
     let proper = essence
         .split_once('/')

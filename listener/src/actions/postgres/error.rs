@@ -48,6 +48,9 @@ const REMEDIES: [(&str, &str); 12] = [
     ),
 ];
 
+/// A write in a read-only transaction.
+pub(super) const READ_ONLY: &str = "25006";
+
 /// A feature that Postgres does not have; also how it refuses a plan that has grown old.
 const NOT_SUPPORTED: &str = "0A000";
 

@@ -1,5 +1,6 @@
 //! Statements that do not fit their parameters.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 /// What is wrong between a statement and so many parameters.
@@ -21,13 +22,46 @@ pub(crate) fn wrong(statement: &str, parameters: usize) -> Option<String> {
 
 /// The numbers of the parameters that a statement uses.
 fn used(statement: &str) -> BTreeSet<usize> {
-    let mut used = BTreeSet::new();
-    let (mut rest, mut before) = (statement, ' ');
-    while let Some(first) = rest.chars().next() {
-        let digits = rest[first.len_utf8()..]
-            .bytes()
-            .take_while(u8::is_ascii_digit)
-            .count();
+    let tokens = Tokens::of(statement);
+    tokens.filter_map(|(_, parameter)| parameter).collect()
+}
+
+/// Returns a statement with its parameters replaced, each by what `replacement` returns for its number.
+pub(crate) fn with_parameters(statement: &str, replacement: impl Fn(usize) -> String) -> String {
+    let tokens = Tokens::of(statement);
+    tokens
+        .map(|(text, parameter)| match parameter {
+            Some(n) => Cow::Owned(replacement(n)),
+            None => Cow::Borrowed(text),
+        })
+        .collect()
+}
+
+/// Iterator over the texts of a statement, each with the number of the parameter that it is, if it is one.
+/// What is quoted or a comment is one text.
+struct Tokens<'s> {
+    rest: &'s str,
+    before: char,
+}
+
+impl<'s> Tokens<'s> {
+    const fn of(statement: &'s str) -> Self {
+        Self {
+            rest: statement,
+            before: ' ',
+        }
+    }
+}
+
+impl<'s> Iterator for Tokens<'s> {
+    type Item = (&'s str, Option<usize>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (rest, before) = (self.rest, self.before);
+        let first = rest.chars().next()?;
+        let after = rest[first.len_utf8()..].bytes();
+        let digits = after.take_while(u8::is_ascii_digit).count();
+        let mut parameter = None;
         let taken = if rest.starts_with("--") {
             rest.find('\n').unwrap_or(rest.len())
         } else if rest.starts_with("/*") {
@@ -38,17 +72,18 @@ fn used(statement: &str) -> BTreeSet<usize> {
         } else if first == '"' {
             quoted(rest, '"', false)
         } else if first == '$' && !is_of_name(before) && digits > 0 {
-            used.extend(rest[1..=digits].parse::<usize>().ok());
+            parameter = rest[1..=digits].parse().ok();
             1 + digits
         } else if first == '$' && !is_of_name(before) {
             dollars(rest).unwrap_or(1)
         } else {
             first.len_utf8()
         };
-        before = rest[..taken].chars().next_back().unwrap_or(' ');
-        rest = &rest[taken..];
+        let (text, rest) = rest.split_at(taken);
+        self.before = text.chars().next_back().unwrap_or(' ');
+        self.rest = rest;
+        Some((text, parameter))
     }
-    used
 }
 
 fn is_of_name(c: char) -> bool {
@@ -103,6 +138,15 @@ fn dollars(text: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parameters_are_replaced_where_they_are_some() {
+        let replaced = |statement| with_parameters(statement, |n| format!("<{n}>"));
+        assert_eq!(
+            replaced("select $1, '$2', $10::int /* $3 */ from a$2 -- $4\nwhere $$ $5 $$ = $1"),
+            "select <1>, '$2', <10>::int /* $3 */ from a$2 -- $4\nwhere $$ $5 $$ = <1>"
+        );
+    }
 
     #[test]
     fn parameters_are_counted_where_they_are_some() {

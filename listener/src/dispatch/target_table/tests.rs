@@ -18,6 +18,7 @@ use crate::admission::endpoint_gate::EndpointRegistry;
 
 fn action(name: &str, attempts: u32) -> ActionConfig {
     ActionConfig {
+        when: None,
         name: name.to_owned(),
         kind: ActionKind::Log(LogConfig {
             message: None,
@@ -37,6 +38,7 @@ fn action(name: &str, attempts: u32) -> ActionConfig {
 
 fn observer(name: &str, when: Option<&str>, actions: Vec<ActionConfig>) -> ObserverConfig {
     ObserverConfig {
+        enrich: Vec::new(),
         namespace: "default".to_owned(),
         name: name.to_owned(),
         entity: "public.orders".to_owned(),

@@ -15,9 +15,11 @@ use crate::actions::Action;
 use crate::actions::fixture::{action, delivery, now};
 use crate::admission::action_runtime::ActionRuntime;
 use crate::admission::endpoint_gate::EndpointRegistry;
+use crate::cache::LookupCache;
 use crate::delivery::failure::FailureKind;
 use crate::delivery::outcome::Outcome;
 use crate::egress::http_client;
+use crate::telemetry::lookup_metrics::LookupMetrics;
 
 fn egress(cidrs: &[&str], hosts: &[&str]) -> EgressPolicy {
     EgressPolicy::new(&Egress {
@@ -350,6 +352,8 @@ async fn rebound_name_leads_nowhere_else() {
             };
             let egress = EgressPolicy::by(&egress, Arc::new(names));
             let runtime = ActionRuntime {
+                lookups: LookupMetrics::new().unwrap(),
+                lookup_cache: LookupCache::default(),
                 http: http_client::client(&egress).unwrap(),
                 egress,
                 endpoints: EndpointRegistry::default(),

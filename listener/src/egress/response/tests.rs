@@ -14,7 +14,7 @@ fn verdict(outcome: &Outcome) -> Expected {
     match outcome {
         Outcome::Retry { failure, .. } => Expected::Retry(failure.kind),
         Outcome::Rejected(failure) => Expected::Rejected(failure.kind),
-        Outcome::Delivered | Outcome::Deferred(_) => unreachable!("an error is neither"),
+        other => unreachable!("no error is {other:?}"),
     }
 }
 
@@ -155,7 +155,7 @@ proptest! {
             Outcome::Retry { failure, .. } | Outcome::Rejected(failure) => {
                 prop_assert_eq!(failure.status, Some(code));
             }
-            Outcome::Delivered | Outcome::Deferred(_) => prop_assert!(false, "an error is neither"),
+            other => prop_assert!(false, "no error is {other:?}"),
         }
     }
 }
