@@ -221,6 +221,8 @@ create table observer.member (
     expires_at timestamptz not null,
     -- endpoints that it leaves alone: [{"observer", "action", "state", "error"}, ...]
     open_circuits json not null default '[]',
+    -- what its cache holds and has served; nothing where no observer has one
+    cache json,
     primary key (listener, name)
 );
 
@@ -453,3 +455,23 @@ comment on table observer.processed_delivery is
 comment on table observer.search_document is
 'The history of listeners that keep it in this database: each event with what became of it, as searches find it.';
 comment on table observer.claim_secret is 'What the names of deliveries in observer.processed_delivery are made with.';
+
+-- Results of the cache that were dropped by hand; kept for as long as a result may live. Written one at a
+-- time, so that who sees a number sees all before it.
+create table observer.cache_invalidation (
+    id bigint generated always as identity primary key,
+    listener text not null,
+    -- of all where null
+    observer text,
+    name text,
+    -- those that depend on an entity, or on its row with a key
+    entity text,
+    key text,
+    -- what was committed before
+    snapshot pg_snapshot not null,
+    created_at timestamptz not null default clock_timestamp(),
+    check (name is null or observer is not null),
+    check (key is null or entity is not null)
+);
+create index on observer.cache_invalidation (listener, id);
+comment on table observer.cache_invalidation is 'Results of the cache that were dropped by hand, for as long as one may live.';

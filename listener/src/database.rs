@@ -343,6 +343,12 @@ pub fn history_pool(url: &Redacted) -> Result<PgPool, DatabaseError> {
     ))
 }
 
+/// Opens the pool of what follows changes for the cache. No connection is made before one is needed.
+pub fn cache_pool(url: &Redacted) -> Result<PgPool, DatabaseError> {
+    let pool = simple(1).idle_timeout(ADMIN_IDLE_TIMEOUT);
+    Ok(pool.connect_lazy_with(options(url)?))
+}
+
 /// Returns a duration as Postgres knows it.
 #[must_use]
 pub(crate) fn interval(duration: Duration) -> PgInterval {

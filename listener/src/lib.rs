@@ -6,9 +6,10 @@ extern crate self as observer_listener;
 
 pub mod actions;
 pub mod admission;
-mod cache;
+pub mod cache;
 pub mod capture;
 pub mod checkpoint;
+pub(crate) mod circuit_breaker;
 pub mod cli;
 pub mod coordination;
 pub mod database;

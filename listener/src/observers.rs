@@ -8,19 +8,23 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use crds::config::{ActionQueue, Mode, ObserverConfig, OnFailure, Ordering, Priority, Retry};
+use crds::config::{
+    ActionQueue, CacheConfig, Mode, ObserverConfig, OnFailure, Ordering, Priority, Retry,
+};
 use crds::pod_status::BreakerState;
 use sha2::{Digest, Sha256};
 
 use crate::actions::{Action, Preview};
 use crate::admission::action_runtime::ActionRuntime;
-use crate::admission::circuit_breaker::CircuitState;
 use crate::admission::endpoint_gate::EndpointStatus;
+use crate::cache::{CacheNeeds, CacheStats, ResultCache};
 use crate::capture::change_log::ChangeRecord;
+use crate::circuit_breaker::CircuitState;
 use crate::delivery::event::Event;
 use crate::delivery::failure::{Failure, FailureKind};
 use crate::delivery::outcome::Outcome;
 use crate::delivery::{ActionName, Delivery};
+use crate::enrich::action_cache::ActionCache;
 use crate::enrich::{Enrichment, ObserverLookups};
 use crate::matching::{Condition, Rule, RuleMatch, RuleSet};
 use crate::telemetry::lookup_metrics::LookupMetrics;
@@ -59,6 +63,8 @@ pub struct Compiled {
     pub action: Arc<Action>,
     /// Lookups and condition before it, where it has some.
     pub(crate) enrichment: Option<Arc<Enrichment>>,
+    /// Its cache, where equal requests are not sent again.
+    pub(crate) cache: Option<Arc<ActionCache>>,
     /// When to retry.
     pub retry: Retry,
     /// How its deliveries use the job queue.
@@ -157,7 +163,7 @@ impl Compiled {
 #[derive(Debug)]
 struct CompiledObserver {
     name: Arc<str>,
-    needs: Needs,
+    needs: Vec<Needs>,
     targets: Vec<Target>,
 }
 
@@ -172,6 +178,8 @@ pub struct Observers {
     by_entity: HashMap<String, Vec<usize>>,
     digest: String,
     lookup_metrics: LookupMetrics,
+    results: ResultCache,
+    cache_needs: Arc<CacheNeeds>,
 }
 
 /// Targets of one event.
@@ -189,6 +197,21 @@ impl Observers {
         &self.lookup_metrics
     }
 
+    /// Returns the cache of results that they share.
+    pub(crate) const fn results(&self) -> &ResultCache {
+        &self.results
+    }
+
+    /// Returns what their cache holds and has served; nothing where none of them has one.
+    pub(crate) fn cache_stats(&self) -> Option<CacheStats> {
+        self.cache_needs.has_cache.then(|| self.results.stats())
+    }
+
+    /// Returns what their cache needs to know of changes.
+    pub(crate) const fn cache_needs(&self) -> &Arc<CacheNeeds> {
+        &self.cache_needs
+    }
+
     /// Returns what the observers watch, in their order.
     #[must_use]
     pub fn rules(&self) -> &[Rule] {
@@ -197,7 +220,7 @@ impl Observers {
 
     /// Returns what each observer needs of the database.
     pub fn needs(&self) -> impl Iterator<Item = &Needs> {
-        self.compiled.iter().map(|one| &one.needs)
+        self.compiled.iter().flat_map(|one| &one.needs)
     }
 
     /// Compiles all observers, or names everything that does not compile.
@@ -226,7 +249,7 @@ impl Observers {
         for config in configs {
             match compile_one(config, shared) {
                 Ok((rule, compiled)) => {
-                    let needs = Needs::of(config, rule.condition.as_ref());
+                    let needs = Needs::all_of(config, rule.condition.as_ref());
                     let first = targets.len();
                     targets.extend(compiled.into_iter().map(Arc::new));
                     observers.push(CompiledObserver {
@@ -256,6 +279,11 @@ impl Observers {
             by_entity,
             digest: digest(configs),
             lookup_metrics: shared.lookups.clone(),
+            results: shared.results.clone(),
+            cache_needs: Arc::new(CacheNeeds {
+                has_cache: configs.iter().any(|one| caches(one).next().is_some()),
+                entities: configs.iter().flat_map(invalidating_entities).collect(),
+            }),
         };
         (observers, problems)
     }
@@ -396,6 +424,18 @@ impl Observers {
     }
 }
 
+/// Returns the caches of an observer's lookups and actions.
+fn caches(config: &ObserverConfig) -> impl Iterator<Item = &CacheConfig> {
+    let lookups = config.enrich.iter().filter_map(|one| one.cache.as_ref());
+    let actions = config.actions.iter().filter_map(|one| one.cache.as_ref());
+    lookups.chain(actions)
+}
+
+fn invalidating_entities(config: &ObserverConfig) -> impl Iterator<Item = Arc<str>> {
+    let changes = caches(config).flat_map(|cache| &cache.invalidate_on);
+    changes.map(|change| Arc::from(change.entity.as_str()))
+}
+
 fn digest(configs: &[ObserverConfig]) -> String {
     let mut parts: Vec<_> = configs
         .iter()
@@ -456,9 +496,15 @@ fn compile_one(
                 None
             }
         };
-        match Action::compile(action, shared) {
-            Ok(compiled) => actions.push(Compiled {
+        let compiled = Action::compile(action, shared).and_then(|compiled| {
+            let endpoint = compiled.endpoint_key();
+            let cache = ActionCache::compile(action, (config.digest, endpoint), shared)?;
+            Ok((compiled, cache))
+        });
+        match compiled {
+            Ok((compiled, cache)) => actions.push(Compiled {
                 enrichment: enrichment.map(Arc::new),
+                cache: cache.map(Arc::new),
                 name: ActionName::new(Arc::clone(&name), action.name.as_str()),
                 action: Arc::new(compiled),
                 retry: action.retry,

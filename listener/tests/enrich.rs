@@ -33,7 +33,9 @@ impl<F: Fn(&str, u64) -> (u16, String) + Send + Sync> Handler for Answers<F> {
     fn delivered(&self, _: &Request, _: u16) {}
 }
 
-async fn answers(answer: impl Fn(&str, u64) -> (u16, String) + Send + Sync + 'static) -> Sink {
+pub(crate) async fn answers(
+    answer: impl Fn(&str, u64) -> (u16, String) + Send + Sync + 'static,
+) -> Sink {
     let options = Options {
         handler: Some(Arc::new(Answers(answer, AtomicU64::new(0)))),
         ..Options::default()
@@ -60,7 +62,7 @@ const CUSTOMER: &str = "\n    - name: customer\n      postgres: {statement: \"se
                         customer where id = $1::bigint;\", parameters: [\"{{ new.customer }}\"]}";
 
 /// An observer of orders with lookups, which posts what a template makes of them.
-fn observer(name: &str, enrich: &str, when: &str, url: &str, body: &str) -> String {
+pub(crate) fn observer(name: &str, enrich: &str, when: &str, url: &str, body: &str) -> String {
     format!(
         "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {{name: {name}}}\nspec:\n  \
          events: {{entity: public.orders}}\n  enrich:{enrich}\n  actions:\n    - name: post\n{when}      \
@@ -69,7 +71,7 @@ fn observer(name: &str, enrich: &str, when: &str, url: &str, body: &str) -> Stri
     )
 }
 
-fn lookup(name: &str, url: &str, more: &str) -> String {
+pub(crate) fn lookup(name: &str, url: &str, more: &str) -> String {
     format!("\n    - name: {name}\n      http: {{url: {{value: \"{url}\"}}, {more}}}\n")
 }
 

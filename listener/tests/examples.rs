@@ -309,3 +309,42 @@ async fn enrich() {
     let asked: Vec<String> = asked.filter(|line| line != "POST /hook").collect();
     assert_eq!(asked, ["GET /prices/lists/a%2Fb"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cache() {
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let server = PrivateRedis::start(&Options::default()).await.unwrap();
+    let (redis, hook) = (server.url(), sink.url("/hook"));
+    let secrets = [
+        ("shop-redis", "url", &*redis),
+        ("shop-hooks", "pages-url", &*hook),
+    ];
+    let allow = [(
+        "    ownDatabase:",
+        "    allow: [127.0.0.0/8]\n    ownDatabase:",
+    )];
+    let (db, process) = start("cache.yaml", &secrets, &allow).await;
+    db.run(
+        "create table customers (id text primary key, name text, tier text);
+         grant select on customers to public;
+         select observer.track('customers');
+         insert into customers values ('ada', 'Ada', 'silver');
+         insert into orders select n, 1, 'ada', 'new' from generate_series(1, 5) n",
+    )
+    .await;
+    sink.arrived(1).await;
+    db.run(
+        "update customers set tier = 'gold';
+         insert into orders select n, 1, 'ada', 'new' from generate_series(6, 9) n",
+    )
+    .await;
+    sink.arrived(2).await;
+    crate::support::all_is_behind(&db).await;
+    let tiers: Vec<Value> = sink
+        .received()
+        .iter()
+        .map(|one| json(one)["tier"].clone())
+        .collect();
+    assert_eq!(tiers, ["silver", "gold"]);
+    process.stop().await;
+}

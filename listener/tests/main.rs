@@ -10,6 +10,7 @@ mod adversity;
 mod api;
 mod bad_input;
 mod batches;
+mod caching;
 mod capture;
 mod careful;
 mod chaos;

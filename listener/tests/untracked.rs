@@ -60,6 +60,10 @@ async fn what_the_database_does_not_log_is_named_before_a_run() {
         ),
         observer("slip", "shop.orders", "", "{\"total\": {{ new.totl }}}"),
         observer("tenant", "shop.orders", "  tenant: acme\n", BODY),
+        observer("cached", "shop.orders", "", BODY).replace(
+            "      webhook:",
+            "      cache: {invalidateOn: [{entity: shop.custmers}, {entity: price.changed}, {entity: shop.customers}]}\n      webhook:",
+        ),
     ];
     let config = Config::new(&db.url, "", &observers.concat());
     let ended = check(&config).await;
@@ -75,7 +79,10 @@ async fn what_the_database_does_not_log_is_named_before_a_run() {
         "default/hidden: spec.when: the column secret of shop.orders is excluded",
         "default/slip: spec.actions[0].webhook.body: shop.orders has no column totl; did you mean total?",
         "default/tenant: spec.tenant: shop.orders is tracked without a tenant column",
-        "\n8 problems",
+        "default/cached: spec.actions[0].cache.invalidateOn[0].entity: there is no table shop.custmers; did you mean \
+         shop.customers?",
+        "default/cached: spec.actions[0].cache.invalidateOn[2].entity: shop.customers is not tracked",
+        "\n10 problems",
     ] {
         assert!(ended.err.contains(text), "{text:?} in {}", ended.said());
     }

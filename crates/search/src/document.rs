@@ -175,7 +175,7 @@ pub struct DeliveryAttempt {
     /// HTTP status, where there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// Kind of the failure; absent where it succeeded.
+    /// Kind of the failure; where it succeeded, `cached` or `skipped` if nothing was sent for that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
     /// What failed, without secrets; absent where it succeeded.

@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    EmailConfig, KafkaConfig, LogConfig, NatsConfig, PostgresConfig, RedisConfig, SlackConfig,
-    TeamsConfig, WebhookConfig,
+    CacheConfig, EmailConfig, KafkaConfig, LogConfig, NatsConfig, PostgresConfig, RedisConfig,
+    SlackConfig, TeamsConfig, WebhookConfig,
 };
 
 /// One action of an observer.
@@ -31,6 +31,8 @@ pub struct ActionConfig {
     pub rate_limit: Option<RateLimit>,
     /// Most first attempts under way at once in one process; that of the listener where absent.
     pub max_concurrency: Option<u32>,
+    /// Not sending an equal request again for a while; every delivery is sent where absent.
+    pub cache: Option<CacheConfig>,
 }
 
 /// What deliveries of an action wait for.

@@ -19,18 +19,29 @@ pub struct LookupConfig {
     /// What becomes of a delivery when it fails.
     pub on_error: OnLookupError,
     /// Caching of its results; none where absent.
-    pub cache: Option<LookupCacheConfig>,
+    pub cache: Option<CacheConfig>,
 }
 
-/// Caching of the results of a lookup.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LookupCacheConfig {
-    /// How long a result is used; not zero.
-    pub ttl: Duration,
+/// Caching of the results of a lookup or an action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheConfig {
+    /// How long a result is used, not zero; that of the listener where absent.
+    pub ttl: Option<Duration>,
     /// How long a null result is used; not at all where zero.
     pub negative_ttl: Duration,
-    /// How long after that a result is used when the lookup fails; not at all where zero.
+    /// How long after that a result is used when the request fails; not at all where zero.
     pub stale_if_error: Duration,
+    /// Changes that end a result.
+    pub invalidate_on: Vec<InvalidateOnConfig>,
+}
+
+/// A change that ends cached results.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidateOnConfig {
+    /// Entity of the event.
+    pub entity: String,
+    /// Template of its key; any where absent.
+    pub key: Option<String>,
 }
 
 /// Where the result of a lookup comes from.
@@ -69,6 +80,8 @@ pub enum OnLookupError {
     Fail,
     /// It goes on with a null result.
     Null,
+    /// It goes on with the last result in the cache, or fails where there is none.
+    Stale,
 }
 
 /// Methods that a lookup may use.

@@ -34,7 +34,8 @@ pub use api::{ApiConfig, ApiRole, ApiToken};
 pub use egress::{Egress, HostLimit, ProxyConfig};
 pub use email::{EmailConfig, SmtpConfig, SmtpTls};
 pub use enrich::{
-    HttpLookupConfig, LookupCacheConfig, LookupConfig, LookupKind, OnLookupError, RequestMethod,
+    CacheConfig, HttpLookupConfig, InvalidateOnConfig, LookupConfig, LookupKind, OnLookupError,
+    RequestMethod,
 };
 pub use kafka::{KafkaConfig, SaslConfig, SaslMechanism};
 pub use log::{LogConfig, LogLevel};
@@ -175,6 +176,8 @@ pub struct ListenerConfig {
     pub api: Option<ApiConfig>,
     /// The job queue.
     pub queue: QueueConfig,
+    /// How long cached results are used that have no time of their own.
+    pub cache_ttl: Duration,
     /// The history; none is kept where absent.
     pub search: Option<SearchConfig>,
 }

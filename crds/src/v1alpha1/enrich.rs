@@ -37,7 +37,8 @@ pub struct Lookup {
     #[serde(default = "default_timeout")]
     pub timeout: HumanDuration,
     /// What happens to a delivery when the lookup fails; default `Fail`. `Fail` retries the
-    /// delivery as the action's `retry` says. `Null` goes on with a null result.
+    /// delivery as the action's `retry` says. `Null` goes on with a null result. `Stale` goes on with
+    /// the last result in the cache, up to 24h after its `ttl`, and fails where there is none.
     #[serde(default)]
     pub on_error: OnLookupError,
     /// Caching of results. Left out, each delivery makes the lookup.
@@ -46,14 +47,15 @@ pub struct Lookup {
 }
 
 /// Caching of the results of a lookup, for equal requests. A cached result is never used for another
-/// tenant, another observer, or an observer that has changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// tenant, another observer, or an observer whose spec has changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(transform = never_null)]
 pub struct LookupCache {
-    /// How long a result is used, 1s to 24h; default 1m. The time of each result is up to a tenth
-    /// shorter, so that they do not all expire at once.
-    #[serde(default = "default_ttl")]
-    pub ttl: HumanDuration,
+    /// How long a result is used, 1s to 24h; default is `spec.cache.ttl` of the listener. The time of
+    /// each result is up to a tenth shorter, so that they do not all expire at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<HumanDuration>,
     /// How long a null result is used, 0s to 24h; default 10s. 0s does not cache it.
     #[serde(default = "default_negative_ttl")]
     pub negative_ttl: HumanDuration,
@@ -61,6 +63,58 @@ pub struct LookupCache {
     /// which is not at all.
     #[serde(default = "no_time")]
     pub stale_if_error: HumanDuration,
+    /// Changes that end a result before its time, up to 8. No event that was committed after such a
+    /// change is delivered with a result of before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub invalidate_on: Vec<InvalidateOn>,
+}
+
+/// Caching of an action whose effect may stand for a while: an equal request is not sent again within
+/// `ttl`, and its delivery counts as done. What is equal is decided by all that the action renders.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(transform = never_null)]
+pub struct ActionCache {
+    /// How long an equal request is not sent again, 1s to 24h; default is `spec.cache.ttl` of the
+    /// listener.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<HumanDuration>,
+    /// Changes after which it is sent again, up to 8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub invalidate_on: Vec<InvalidateOn>,
+}
+
+/// Defaults of the caches of lookups and actions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CacheDefaults {
+    /// How long a result is used where a `cache` does not say, 1s to 24h; default 1m.
+    #[serde(default = "default_ttl")]
+    pub ttl: HumanDuration,
+}
+
+impl Default for CacheDefaults {
+    fn default() -> Self {
+        Self { ttl: default_ttl() }
+    }
+}
+
+/// A change that ends cached results.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(transform = never_null)]
+pub struct InvalidateOn {
+    /// Entity, as `schema.table` of a tracked table or the name given to `observer.emit`, 1 to 255
+    /// characters.
+    #[schemars(length(min = 1, max = 255))]
+    pub entity: String,
+    /// Template of the key of its row, such as `{{ new.customer_id }}`, up to 4096 characters. Left
+    /// out, a change of any row ends the result.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub key: Option<String>,
 }
 
 /// HTTP request of a lookup.

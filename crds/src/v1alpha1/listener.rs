@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::api::HttpApi;
 use super::egress::EgressRules;
+use super::enrich::CacheDefaults;
 use super::pod_template::PodTemplate;
 use super::queue::{Queue, RedisServer};
 use super::search::Search;
@@ -139,13 +140,16 @@ pub struct ObserverListenerSpec {
     /// Limits for the delivery of actions.
     #[serde(default)]
     pub delivery: Delivery,
-    /// Redis server for the job queue and for limits that the pods share. Left out, jobs are stored
-    /// in Postgres and such limits hold for each pod.
+    /// Redis server for the job queue, for limits that the pods share and for results that they
+    /// cache. Left out, jobs are stored in Postgres, and limits and caches are of each pod.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis: Option<RedisServer>,
     /// Job queue, for retries and for actions with `mode: Queued`.
     #[serde(default)]
     pub queue: Queue,
+    /// Defaults of the caches of lookups and actions.
+    #[serde(default)]
+    pub cache: CacheDefaults,
     /// Retention of dead letters.
     #[serde(default)]
     pub dead_letters: DeadLetters,

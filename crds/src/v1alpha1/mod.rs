@@ -30,7 +30,7 @@ pub use action::{
 pub use api::{DEFAULT_API_PORT, HttpApi, HttpApiToken, KubernetesAccess};
 pub use egress::{EgressLimit, EgressProxy, EgressRules, OwnDatabaseLogin};
 pub(crate) use enrich::LOOKUP_KINDS;
-pub use enrich::{HttpLookup, Lookup, LookupCache};
+pub use enrich::{ActionCache, CacheDefaults, HttpLookup, InvalidateOn, Lookup, LookupCache};
 pub use listener::{
     Checkpoint, DEFAULT_MAX_CONCURRENCY, Database, DeletionPolicy, Delivery, LeaseTiming,
     ObserverListener, ObserverListenerSpec,

@@ -1,7 +1,7 @@
 //! Validation of an `ObserverListener`: the rules that its schema cannot say.
 
 use super::url::database_url;
-use super::{api, egress, pod_template, queue, search};
+use super::{api, egress, enrich, pod_template, queue, search};
 use crate::config::{LeaseConfig, ListenerConfig, OwnDatabase};
 use crate::duration::HumanDuration;
 use crate::manifest::diagnostics::field;
@@ -103,6 +103,7 @@ pub(crate) fn check(
         api: spec.api.as_ref().map(|one| api::check(one, context)),
         egress: egress::check(&spec.egress, context),
         queue: queue::check(spec, context),
+        cache_ttl: enrich::ttl("/spec/cache", spec.cache.ttl, context),
         search: spec.search.as_ref().map(|one| search::check(one, context)),
     };
     config.egress.own_database = spec.egress.own_database.as_ref().map(|login| OwnDatabase {

@@ -75,6 +75,7 @@ pub(crate) fn action(kind: ActionKind) -> ActionConfig {
         ordering: crds::config::Ordering::default(),
         rate_limit: None,
         max_concurrency: None,
+        cache: None,
     }
 }
 

@@ -149,6 +149,11 @@ impl Action {
         self.admission.gate.endpoint_status(Instant::now())
     }
 
+    /// Returns what tells its endpoint from others, which may hold a secret; nothing where it has none.
+    pub(crate) fn endpoint_key(&self) -> Option<&str> {
+        self.compiled.endpoint().map(|(key, _)| key)
+    }
+
     /// What would be sent for a delivery, in parts with a label each; secrets are left out.
     pub fn preview(&self, delivery: &Delivery, now: DateTime<Utc>) -> Result<Preview, Failure> {
         self.compiled.preview(delivery, now)

@@ -1,15 +1,22 @@
 //! Runtime of actions: what all actions of a process share.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use crds::config::{Egress, ListenerConfig, OwnDatabase, Redacted};
 use crds::v1alpha1::DEFAULT_MAX_CONCURRENCY;
 use reqwest::Client;
 
 use crate::admission::endpoint_gate::EndpointRegistry;
 use crate::admission::redis_limiter::RedisLimiter;
-use crate::cache::LookupCache;
+use crate::cache::ResultCache;
+use crate::cache::metrics::CacheMetrics;
 use crate::egress::http_client;
 use crate::egress::policy::EgressPolicy;
 use crate::telemetry::lookup_metrics::LookupMetrics;
+
+/// Time of a result where neither its cache nor the listener says.
+const DEFAULT_CACHE_TTL: Duration = Duration::from_mins(1);
 
 /// Shared clients, egress policy, endpoints and limits.
 #[derive(Clone, Debug)]
@@ -28,8 +35,12 @@ pub struct ActionRuntime {
     pub(crate) max_concurrency: u32,
     /// Metrics of lookups.
     pub(crate) lookups: LookupMetrics,
-    /// Results of lookups.
-    pub(crate) lookup_cache: LookupCache,
+    /// Results of lookups and actions.
+    pub(crate) results: ResultCache,
+    /// How long a result is used that has no time of its own.
+    pub(crate) cache_ttl: Duration,
+    /// The listener's identity.
+    pub(crate) listener: Arc<str>,
 }
 
 /// Why there is no runtime.
@@ -55,7 +66,9 @@ impl ActionRuntime {
             redis_limiter: None,
             max_concurrency: DEFAULT_MAX_CONCURRENCY,
             lookups: LookupMetrics::new()?,
-            lookup_cache: LookupCache::default(),
+            results: ResultCache::new(CacheMetrics::new()?),
+            cache_ttl: DEFAULT_CACHE_TTL,
+            listener: Arc::from(""),
         })
     }
 
@@ -95,9 +108,13 @@ impl ActionRuntimeCache {
         let identity = listener.identity();
         let redis = listener.queue.redis.clone();
         let by = (listener.egress.clone(), redis.map(|url| (url, identity)));
-        let most = listener.max_concurrency;
+        let own = |runtime: ActionRuntime| ActionRuntime {
+            cache_ttl: listener.cache_ttl,
+            listener: Arc::from(listener.identity()),
+            ..runtime.with_max_concurrency(listener.max_concurrency)
+        };
         if let Some((_, runtime)) = self.last.as_ref().filter(|(known, _)| *known == by) {
-            return Ok(runtime.clone().with_max_concurrency(most));
+            return Ok(own(runtime.clone()));
         }
         let redis = by.1.as_ref();
         let redis_limiter = redis.and_then(|(url, identity)| RedisLimiter::new(url, identity));
@@ -105,9 +122,12 @@ impl ActionRuntimeCache {
             ActionRuntime::new(&by.0, &self.endpoints)?.with_redis_limiter(redis_limiter);
         if let Some((_, last)) = &self.last {
             runtime.lookups = last.lookups.clone();
-            runtime.lookup_cache = last.lookup_cache.clone();
+            runtime.results = last.results.clone();
         }
+        runtime.results = runtime
+            .results
+            .with_redis(redis.map(|(url, name)| (url, &**name)));
         self.last = Some((by, runtime.clone()));
-        Ok(runtime.with_max_concurrency(most))
+        Ok(own(runtime))
     }
 }

@@ -14,9 +14,9 @@ use tokio::time::Instant;
 
 use crate::sync::lock;
 
-use super::circuit_breaker::{CircuitBreaker, CircuitState, Signal, Ticket, Transition};
 use super::host_limits::{HostLimits, LimitedHost, without_port};
 use super::rate_limiter::Gcra;
+use crate::circuit_breaker::{CircuitBreaker, CircuitState, Signal, Ticket, Transition};
 use crate::delivery::failure::{Failure, FailureKind, Tells};
 use crate::delivery::outcome::Outcome;
 
@@ -264,7 +264,7 @@ fn signal_of(outcome: &Outcome, max_retry_after: Duration) -> Signal {
             }
             _ => Signal::Ignored,
         },
-        Outcome::Skipped | Outcome::Deferred(_) => Signal::Ignored,
+        Outcome::Skipped | Outcome::Cached | Outcome::Deferred(_) => Signal::Ignored,
     }
 }
 

@@ -2,7 +2,6 @@
 
 pub mod action_runtime;
 
-pub mod circuit_breaker;
 pub(crate) mod control;
 pub mod endpoint_gate;
 pub(crate) mod host_limits;

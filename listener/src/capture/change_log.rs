@@ -148,6 +148,11 @@ impl ChangeLog {
         })
     }
 
+    /// Returns the connections that it is read through.
+    pub(crate) const fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
     /// Returns the same log, read through other connections.
     #[must_use]
     pub fn with_pool(&self, pool: PgPool) -> Self {

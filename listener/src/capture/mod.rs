@@ -5,6 +5,7 @@
 //! everything that a later snapshot sees and an earlier one does not, in id order.
 
 pub mod change_log;
+pub(crate) mod changed_keys;
 pub mod poll_loop;
 pub mod position;
 pub mod reader;

@@ -32,9 +32,10 @@ const DEEP_IDLE_FACTOR: u32 = 16;
 /// The pause is this fraction of the time since the last event.
 const SHARE: u32 = 16;
 
-/// Reads for the assigned shards until `stop`, or until reading cannot continue.
-pub async fn poll_loop(
-    mut reader: LogReader,
+/// Reads for the assigned shards until `stop`, or until reading cannot continue. `before` is awaited between
+/// the reading of events and their delivery.
+pub async fn poll_loop<B: Future<Output = ()>>(
+    (mut reader, before): (LogReader, impl Fn() -> B),
     mut assigned: watch::Receiver<Assignment>,
     batches: mpsc::Sender<EventBatch>,
     (health, metrics): (Arc<Health>, Metrics),
@@ -81,6 +82,9 @@ pub async fn poll_loop(
             let busy = batch
                 .as_ref()
                 .is_some_and(|batch| !batch.events.is_empty() || batch.backlog > 0);
+            if batch.as_ref().is_some_and(|batch| !batch.events.is_empty()) {
+                before().await;
+            }
             if let Some(batch) = batch
                 && batches.send(batch).await.is_err()
             {

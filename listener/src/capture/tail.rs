@@ -285,7 +285,7 @@ fn key(record: &ChangeRecord) -> (i64, i64) {
 }
 
 /// Reads which life of the server this is; none if no listener has run in it.
-async fn read_incarnation(pool: &PgPool) -> Result<Option<Uuid>, sqlx::Error> {
+pub(super) async fn read_incarnation(pool: &PgPool) -> Result<Option<Uuid>, sqlx::Error> {
     sqlx::query_scalar("select id from observer.server_incarnation")
         .fetch_optional(pool)
         .await

@@ -99,9 +99,11 @@ fn headline(one: &DeliveryView<'_>) -> String {
 /// Describes an attempt: when it ended, how long it took, and what came of it.
 fn of_attempt(attempt: &DeliveryAttempt) -> String {
     let mut text = millis(attempt.at);
-    let (ended, word) = match &attempt.error {
-        Some(_) => ("failed", "after"),
-        None => ("succeeded", "in"),
+    let (ended, word) = match (&attempt.error, attempt.kind.as_deref()) {
+        (Some(_), _) => ("failed", "after"),
+        (None, Some("cached")) => ("not sent: an equal request was delivered before", "in"),
+        (None, Some("skipped")) => ("not sent: the condition of the action does not hold", "in"),
+        (None, _) => ("succeeded", "in"),
     };
     let _ = write!(text, "  {ended}");
     match attempt.took_ms {

@@ -1,5 +1,6 @@
 //! Command line: arguments, commands and exit codes.
 
+mod cache;
 mod check;
 mod dead_letters;
 mod dry_run;
@@ -94,6 +95,9 @@ enum Command {
     /// List, redrive, export or drop dead letters: deliveries that failed for good
     #[command(subcommand, alias = "dlq")]
     DeadLetters(dead_letters::DeadLettersCommand),
+    /// Show the cache of lookups and actions, or drop results from it
+    #[command(subcommand)]
+    Cache(cache::CacheCommand),
     /// Deliver past events again, marked as replays
     Replay(replay::ReplayArgs),
 }
@@ -258,6 +262,7 @@ pub fn main() -> ExitCode {
             Command::Tail(args) => tail::tail(args).await,
             Command::Jobs(command) => jobs::jobs(command).await,
             Command::DeadLetters(command) => dead_letters::dead_letters(command).await,
+            Command::Cache(command) => cache::cache(command).await,
             Command::Replay(args) => replay::replay(args).await,
         }
     });

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::membership::{Coordination, MemberIdentity};
 use super::process;
+use crate::cache::CacheStats;
 use crate::observers::Observers;
 
 /// Interval of heartbeats without a cluster, where they decide who takes part, and their lifetime.
@@ -63,6 +64,9 @@ pub struct MemberState {
     pub started_at: DateTime<Utc>,
     /// Its circuit breakers that are not closed: `observer`, `action`, `state`, `error`.
     pub open_circuits: Value,
+    /// What its cache holds and has served, where an observer has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheStats>,
 }
 
 /// Heartbeat of this process.
@@ -144,11 +148,11 @@ impl Heartbeat {
                  on conflict (listener, digest) do update set seen_at = clock_timestamp()
                  where c.seen_at < clock_timestamp() - interval '1 hour'
              )
-             insert into observer.member (listener, name, uid, config_digest, expires_at, open_circuits)
-             values ($1, $2, $3, $4, clock_timestamp() + make_interval(secs => $5), $6)
+             insert into observer.member (listener, name, uid, config_digest, expires_at, open_circuits, cache)
+             values ($1, $2, $3, $4, clock_timestamp() + make_interval(secs => $5), $6, $7)
              on conflict (listener, name) do update
-             set uid = excluded.uid, config_digest = excluded.config_digest,
-                 expires_at = excluded.expires_at, open_circuits = excluded.open_circuits",
+             set uid = excluded.uid, config_digest = excluded.config_digest, expires_at = excluded.expires_at,
+                 open_circuits = excluded.open_circuits, cache = excluded.cache",
         )
         .bind(&*self.listener)
         .bind(&self.member.name)
@@ -156,6 +160,7 @@ impl Heartbeat {
         .bind(observers.digest())
         .bind(lifetime.as_secs_f64())
         .bind(Json(open_circuits(&observers)))
+        .bind(observers.cache_stats().map(Json))
         .execute(&self.pool)
         .await?;
         if !self.decides {
@@ -228,7 +233,7 @@ fn open_circuits(observers: &Observers) -> Value {
 /// Reads the live processes of a listener by their heartbeats, the newest configuration first.
 pub async fn members(pool: &PgPool, listener: &str) -> Result<Vec<MemberState>, sqlx::Error> {
     let rows = sqlx::query(
-        "select m.name, m.uid, m.config_digest, c.since, m.started_at, m.open_circuits
+        "select m.name, m.uid, m.config_digest, c.since, m.started_at, m.open_circuits, m.cache
          from observer.member m
          join observer.config c on c.listener = m.listener and c.digest = m.config_digest
          where m.listener = $1 and m.expires_at > clock_timestamp()
@@ -248,6 +253,9 @@ pub async fn members(pool: &PgPool, listener: &str) -> Result<Vec<MemberState>, 
             config_since: row.try_get(3)?,
             started_at: row.try_get(4)?,
             open_circuits: row.try_get(5)?,
+            cache: row
+                .try_get::<Option<Json<_>>, _>(6)?
+                .map(|Json(stats)| stats),
         }))
     };
     rows.iter()

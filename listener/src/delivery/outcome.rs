@@ -20,6 +20,20 @@ pub enum Outcome {
     Rejected(Failure),
     /// Not to be delivered: the action's condition does not hold.
     Skipped,
+    /// Not sent, as an equal request was delivered a while ago, which stands for it.
+    Cached,
     /// Not attempted: the circuit breaker is open or a limit is reached; may be tried after this long.
     Deferred(Duration),
+}
+
+impl Outcome {
+    /// Returns why a delivery that is done was not sent, in a word; nothing where it was.
+    #[must_use]
+    pub const fn unsent(&self) -> Option<&'static str> {
+        match self {
+            Self::Skipped => Some("skipped"),
+            Self::Cached => Some("cached"),
+            _ => None,
+        }
+    }
 }

@@ -37,12 +37,23 @@ pub struct DeliveryReport {
     pub attempts: u32,
     /// The latest failed attempts, the last one last.
     pub failures: Vec<Attempt>,
-    /// When the attempt that succeeded ended, and how long it took.
-    pub success: Option<(DateTime<Utc>, Duration)>,
+    /// The attempt that succeeded.
+    pub success: Option<Success>,
     /// When the next attempt is due.
     pub due_at: Option<DateTime<Utc>>,
     /// Id of its job, while it has one.
     pub job: Option<String>,
+}
+
+/// An attempt that succeeded.
+#[derive(Clone, Copy, Debug)]
+pub struct Success {
+    /// When it ended.
+    pub at: DateTime<Utc>,
+    /// How long it took.
+    pub took: Duration,
+    /// Why nothing was sent, in a word; nothing where it was.
+    pub unsent: Option<&'static str>,
 }
 
 /// Reports that wait to be taken.

@@ -23,7 +23,7 @@ use crate::checkpoint::{CheckpointCommit, CheckpointError, Progress};
 use crate::dead_letters::store::{NewDeadLetter, RedriveResult};
 use crate::delivery::ActionName;
 use crate::delivery::event::Event;
-use crate::delivery::report::{DeliveryReport, DeliveryReporter};
+use crate::delivery::report::{DeliveryReport, DeliveryReporter, Success};
 use crate::jobs::payload::PendingJob;
 use crate::observers::Compiled;
 use crate::telemetry::health::Health;
@@ -136,16 +136,20 @@ impl CheckpointBuffer {
         pending
     }
 
-    /// Completes a delivery that an endpoint has accepted.
+    /// Completes a delivery that an endpoint has accepted, or that need not be sent.
     pub(super) fn delivered(
         &mut self,
         delivery: &InFlightDelivery,
         name: &ActionName,
-        took: Duration,
+        (took, unsent): (Duration, Option<&'static str>),
     ) {
         self.complete(delivery, name);
         self.deliveries.report(|| DeliveryReport {
-            success: Some((Utc::now(), took)),
+            success: Some(Success {
+                at: Utc::now(),
+                took,
+                unsent,
+            }),
             ..delivery.report(name, DeliveryState::Delivered)
         });
     }

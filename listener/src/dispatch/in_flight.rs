@@ -108,8 +108,8 @@ fn attempt(
 /// What follows an attempt.
 #[derive(Debug, PartialEq, Eq)]
 enum NextStep {
-    /// The delivery is completed.
-    Complete,
+    /// The delivery is completed; with a word why it was not sent, where it was not.
+    Complete(Option<&'static str>),
     /// It becomes a job at once: the attempt was deferred, and does not count.
     Requeue,
     /// It becomes a job that is due after a delay.
@@ -126,7 +126,9 @@ fn next_step(
     random: impl FnOnce() -> f64,
 ) -> NextStep {
     match outcome {
-        Outcome::Delivered | Outcome::Skipped => NextStep::Complete,
+        Outcome::Delivered | Outcome::Skipped | Outcome::Cached => {
+            NextStep::Complete(outcome.unsent())
+        }
         Outcome::Deferred(_) => NextStep::Requeue,
         Outcome::Rejected(failure) => NextStep::GiveUp(failure),
         Outcome::Retry { failure, after } => {
@@ -210,10 +212,10 @@ fn handle_outcome(
     let head = lanes.lanes().head(lane);
     let attempts = head.map_or(compiled.retry.attempts, |delivery| delivery.attempts);
     match next_step(outcome, &compiled.retry, attempts, rand::random) {
-        NextStep::Complete => {
+        NextStep::Complete(unsent) => {
             if let Some(delivery) = lanes.finish(lane) {
                 attempt_log::delivered(compiled, &delivery.event.id, attempts, took);
-                checkpoint.delivered(&delivery, &compiled.name, took);
+                checkpoint.delivered(&delivery, &compiled.name, (took, unsent));
             }
         }
         NextStep::Requeue => {
@@ -266,6 +268,6 @@ mod tests {
         assert_eq!(after(&rejected, 1), NextStep::GiveUp(failure));
         let deferred = Outcome::Deferred(Duration::ZERO);
         assert_eq!(after(&deferred, 2), NextStep::Requeue);
-        assert_eq!(after(&Outcome::Delivered, 2), NextStep::Complete);
+        assert_eq!(after(&Outcome::Delivered, 2), NextStep::Complete(None));
     }
 }

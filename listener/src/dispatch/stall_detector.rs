@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::delivery_lanes::DeliveryLanes;
 use super::ledger::Ledger;
 use super::owned_shard::OwnedShards;
-use crate::admission::circuit_breaker::CircuitState;
+use crate::circuit_breaker::CircuitState;
 use crate::telemetry::health::Health;
 
 /// Since when each shard has had pending work without progress.

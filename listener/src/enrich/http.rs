@@ -11,7 +11,7 @@ use super::lookup::{LookupRequest, LookupResult, LookupSource, MAX_RESULT, Prepa
 use crate::actions::Preview;
 use crate::actions::http::RequestHeaders;
 use crate::actions::template_source::{TemplateOutput, TemplateSource, TemplateSources};
-use crate::cache::CacheKeyBuilder;
+use crate::cache::key::CacheKeyBuilder;
 use crate::delivery::Delivery;
 use crate::delivery::failure::Failure;
 use crate::egress::http_client::HttpEndpoint;

@@ -3,16 +3,18 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use crds::config::{LookupCacheConfig, LookupConfig, LookupKind, OnLookupError};
+use crds::config::{LookupConfig, LookupKind, OnLookupError};
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
+use super::cache_policy::{self, CachePolicy};
 use super::{http, postgres};
 use crate::actions::Preview;
 use crate::actions::template_source::TemplateSource;
 use crate::admission::action_runtime::ActionRuntime;
 use crate::admission::control::AdmissionControl;
-use crate::cache::{CacheKeyBuilder, CachedJson};
+use crate::cache::key::ResultOf;
+use crate::cache::{CachedJson, MAX_RESULT_BYTES};
 use crate::delivery::Delivery;
 use crate::delivery::failure::{Failure, FailureKind, Tells};
 use crate::delivery::outcome::Outcome;
@@ -20,7 +22,7 @@ use crate::egress::response::{DeliveryError, classify, until_deadline};
 use crate::templating::compile_error::CompileError;
 
 /// Most bytes of one result.
-pub(super) const MAX_RESULT: usize = 256 << 10;
+pub(super) const MAX_RESULT: usize = MAX_RESULT_BYTES;
 
 /// Longest wait that an endpoint may ask for after a failure; the action's retry bounds the rest.
 const MAX_RETRY_AFTER: Duration = Duration::from_mins(10);
@@ -68,23 +70,18 @@ pub(super) struct Lookup {
     name: String,
     source: Box<dyn LookupSource>,
     on_error: OnLookupError,
-    cache: Option<CachedLookup>,
+    cache: Option<CachePolicy>,
     admission: AdmissionControl,
-}
-
-/// Caching of a lookup.
-struct CachedLookup {
-    config: LookupCacheConfig,
-    /// Digest of the observer's spec.
-    spec: [u8; 32],
 }
 
 /// Returns the templates of a lookup.
 pub(super) fn templates(config: &LookupConfig) -> Vec<TemplateSource<'_>> {
-    match &config.kind {
+    let mut all = match &config.kind {
         LookupKind::Postgres(postgres) => postgres::templates(postgres),
         LookupKind::Http(http) => http::templates(http),
-    }
+    };
+    all.extend(config.cache.iter().flat_map(cache_policy::templates));
+    all
 }
 
 impl Lookup {
@@ -111,10 +108,15 @@ impl Lookup {
             config.timeout,
             secrets,
         );
+        let of = (ResultOf::Lookup, config.name.as_str(), spec);
+        let cache = config
+            .cache
+            .as_ref()
+            .map(|cache| CachePolicy::compile(cache, of, runtime.cache_ttl));
         Ok(Self {
             name: config.name.clone(),
             on_error: config.on_error,
-            cache: config.cache.map(|config| CachedLookup { config, spec }),
+            cache: cache.transpose()?,
             admission,
             source,
         })
@@ -143,22 +145,34 @@ impl Lookup {
             (Err(failure), _) => Err(Outcome::Rejected(failure)),
             (Ok((_, asking)), None) => self.ask(delivery, asking).await,
             (Ok((request, asking)), Some(cache)) => {
-                let tenant = delivery.event.tenant.as_deref().map(str::as_bytes);
-                let key = CacheKeyBuilder::new(&delivery.observer, &cache.spec, &self.name);
-                let key = key.optional(tenant).part(&request).finish();
-                let asking = self.ask(delivery, asking);
-                let stored = &self.admission.runtime.lookup_cache;
-                let (result, how) = stored.get(key, &cache.config, rand::random(), asking).await;
-                let metrics = &self.admission.runtime.lookups;
-                metrics.record_cache(&delivery.observer, &self.name, how.as_str());
-                result
+                self.ask_cached(cache, delivery, &request, asking).await
             }
         };
         match (result, self.on_error) {
             (Ok(result), _) => Ok(result),
             (Err(_), OnLookupError::Null) => Ok(None),
-            (Err(outcome), OnLookupError::Fail) => Err(self.name_in(outcome)),
+            // What is left of before was used, if there was something.
+            (Err(outcome), OnLookupError::Fail | OnLookupError::Stale) => {
+                Err(self.name_in(outcome))
+            }
         }
+    }
+
+    async fn ask_cached(
+        &self,
+        cache: &CachePolicy,
+        delivery: &Delivery,
+        digest: &RequestDigest,
+        asking: LookupFuture<'_>,
+    ) -> Result<LookupResult, Outcome> {
+        let (runtime, timeout) = (&self.admission.runtime, self.admission.timeout);
+        let request = cache.request(&runtime.listener, delivery, digest, timeout);
+        let request = request.map_err(Outcome::Rejected)?;
+        let (result, _) = runtime
+            .results
+            .get(request, self.ask(delivery, asking))
+            .await;
+        result
     }
 
     /// Asks the source once that is admitted.

@@ -4,11 +4,14 @@
 //! use only results of stages before it. A lookup that fails decides the attempt before the action is
 //! tried, unless its `onError` says otherwise.
 
+pub(crate) mod action_cache;
+mod cache_policy;
 mod http;
 mod lookup;
 mod postgres;
 mod usage;
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -98,29 +101,38 @@ impl ObserverLookups {
             return Err(problems);
         }
         let by_condition = when.iter().flat_map(Condition::lookups);
-        let used = by_condition
+        let by_condition = by_condition
             .filter_map(|name| self.names.iter().position(|known| known == name))
-            .fold(used, Lookups::with);
+            .fold(Lookups::default(), Lookups::with);
         if used.is_empty() && when.is_none() {
             return Ok(None);
         }
-        let stages = self.stages(used);
-        Ok(Some(Enrichment { stages, when }))
+        let first = self.with_needed(by_condition);
+        Ok(Some(Enrichment {
+            first: self.stages(first, Lookups::default()),
+            when,
+            others: self.stages(self.with_needed(used), first),
+        }))
     }
 
-    /// Returns the lookups that these need, in the stages in which they are made.
-    fn stages(&self, used: Lookups) -> Vec<Vec<Arc<Lookup>>> {
+    /// Returns these lookups with all that they need.
+    fn with_needed(&self, used: Lookups) -> Lookups {
         let needed = used.iter().filter_map(|one| self.needs.get(one).copied());
-        let needed = needed.fold(used, Lookups::and);
+        needed.fold(used, Lookups::and)
+    }
+
+    /// Returns lookups in the stages in which they are made, after some that are made before.
+    fn stages(&self, needed: Lookups, made: Lookups) -> Vec<Vec<Arc<Lookup>>> {
         let mut stages: Vec<Vec<Arc<Lookup>>> = Vec::new();
         let mut stage_of = vec![0; self.all.len()];
         for (n, lookup) in self.all.iter().enumerate() {
-            if !needed.contains(n) {
+            if !needed.contains(n) || made.contains(n) {
                 continue;
             }
             let before = self.needs.get(n).copied().unwrap_or_default();
             let stage = before
                 .iter()
+                .filter(|one| !made.contains(*one))
                 .map(|one| stage_of[one] + 1)
                 .max()
                 .unwrap_or(0);
@@ -136,8 +148,11 @@ impl ObserverLookups {
 
 /// Lookups and condition of one action.
 pub(crate) struct Enrichment {
-    stages: Vec<Vec<Arc<Lookup>>>,
+    /// Stages of what the condition needs.
+    first: Vec<Vec<Arc<Lookup>>>,
     when: Option<Condition>,
+    /// Stages of what only the action needs.
+    others: Vec<Vec<Arc<Lookup>>>,
 }
 
 impl std::fmt::Debug for Enrichment {
@@ -148,27 +163,17 @@ impl std::fmt::Debug for Enrichment {
 }
 
 impl Enrichment {
-    /// Makes the lookups and adds their results to a delivery. Returns the outcome of the attempt where it
-    /// is not to go on: a lookup failed, or the condition does not hold.
+    /// Makes the lookups and adds their results to a delivery, first those of the condition. Returns the
+    /// outcome of the attempt where it is not to go on: a lookup failed, or the condition does not hold.
     pub(crate) async fn enrich(
         &self,
         delivery: &mut Delivery,
         now: DateTime<Utc>,
     ) -> Result<(), Outcome> {
         let mut results = Results::default();
-        for stage in &self.stages {
-            let made = stage.iter().map(|lookup| lookup.run(delivery, now));
-            let made = join_all(made).await;
-            for (lookup, result) in stage.iter().zip(made) {
-                results.add(lookup.name(), result?);
-            }
-            if results.json.len() > MAX_RESULTS {
-                return Err(Outcome::Rejected(results.too_large()));
-            }
-            delivery.enrich = Some(results.object());
-        }
+        make(&self.first, &mut results, delivery, now).await?;
         match self.holds(delivery) {
-            Ok(true) => Ok(()),
+            Ok(true) => make(&self.others, &mut results, delivery, now).await,
             Ok(false) => Err(Outcome::Skipped),
             Err(failure) => Err(Outcome::Rejected(failure)),
         }
@@ -201,12 +206,33 @@ impl Enrichment {
 
     /// Returns whether there are lookups.
     pub(crate) const fn has_lookups(&self) -> bool {
-        !self.stages.is_empty()
+        !self.first.is_empty() || !self.others.is_empty()
     }
 
     fn lookups(&self) -> impl Iterator<Item = &Arc<Lookup>> {
-        self.stages.iter().flatten()
+        self.first.iter().chain(&self.others).flatten()
     }
+}
+
+/// Makes lookups stage by stage, and adds their results to a delivery.
+async fn make(
+    stages: &[Vec<Arc<Lookup>>],
+    results: &mut Results,
+    delivery: &mut Delivery,
+    now: DateTime<Utc>,
+) -> Result<(), Outcome> {
+    for stage in stages {
+        let made = stage.iter().map(|lookup| lookup.run(delivery, now));
+        let made = join_all(made).await;
+        for (lookup, result) in stage.iter().zip(made) {
+            results.add(lookup.name(), &result?);
+        }
+        if results.json.len() > MAX_RESULTS {
+            return Err(Outcome::Rejected(results.too_large()));
+        }
+        delivery.enrich = Some(results.object());
+    }
+    Ok(())
 }
 
 /// Results so far, as the members of a JSON object.
@@ -217,10 +243,11 @@ struct Results {
 
 impl Results {
     /// Adds a result. The name is an identifier, which needs no escape.
-    fn add(&mut self, name: &str, result: LookupResult) {
+    fn add(&mut self, name: &str, result: &LookupResult) {
         let comma = if self.json.is_empty() { "" } else { "," };
         let result = result.as_deref().map_or("null", RawValue::get);
-        self.json.push_str(&format!("{comma}\"{name}\":{result}"));
+        // Writing to a string cannot fail.
+        let _ = write!(self.json, "{comma}\"{name}\":{result}");
     }
 
     fn object(&self) -> Arc<RawValue> {

@@ -23,7 +23,7 @@ use crate::actions::postgres::server::{Connections, PostgresServer};
 use crate::actions::postgres::{self, statement};
 use crate::actions::template_source::{TemplateSource, TemplateSources};
 use crate::admission::action_runtime::ActionRuntime;
-use crate::cache::CacheKeyBuilder;
+use crate::cache::key::CacheKeyBuilder;
 use crate::delivery::Delivery;
 use crate::delivery::failure::Failure;
 use crate::egress::redaction::Secrets;
@@ -147,7 +147,7 @@ impl Query {
         };
         let mut found: BTreeMap<usize, Answer> = BTreeMap::new();
         for row in rows {
-            let n: i32 = row.try_get("n").map_err(unreadable)?;
+            let n: i32 = row.try_get("n").map_err(|error| unreadable(&error))?;
             let answer = answer(&row);
             let several = || {
                 let message = "the query returned several rows: add a condition, `limit 1`, or an aggregate such as \
@@ -189,9 +189,9 @@ impl Query {
 
 /// Returns the result in a row.
 fn answer(row: &PgRow) -> Answer {
-    let text: Option<String> = row.try_get("result").map_err(unreadable)?;
+    let text: Option<String> = row.try_get("result").map_err(|error| unreadable(&error))?;
     let Some(text) = text else {
-        let length: Option<i32> = row.try_get("length").map_err(unreadable)?;
+        let length: Option<i32> = row.try_get("length").map_err(|error| unreadable(&error))?;
         let message = format!(
             "the row has {} KiB, and {} KiB are allowed: select only the columns that are used",
             length.unwrap_or(0) >> 10,
@@ -205,7 +205,7 @@ fn answer(row: &PgRow) -> Answer {
     Ok(Some(Arc::from(result)))
 }
 
-fn unreadable(error: sqlx::Error) -> DeliveryError {
+fn unreadable(error: &sqlx::Error) -> DeliveryError {
     DeliveryError::Permanent(format!("the row cannot be read: {error}"), None)
 }
 

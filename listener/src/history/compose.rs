@@ -17,7 +17,7 @@ use crate::capture::change_log::ChangeRecord;
 use crate::delivery::attempt::Attempt;
 use crate::delivery::delivery_id;
 use crate::delivery::event::Event;
-use crate::delivery::report::DeliveryReport;
+use crate::delivery::report::{DeliveryReport, Success};
 use crate::observers::Observers;
 
 /// Maximum number of observers that a document lists without a match, the first ones.
@@ -194,12 +194,12 @@ pub fn apply(document: &mut Document, report: &DeliveryReport) {
 fn delivery_entry(report: &DeliveryReport) -> DeliveryEntry {
     let (event, name) = (&report.event, &report.name);
     let mut history: Vec<DeliveryAttempt> = report.failures.iter().map(failed_attempt).collect();
-    if let Some((at, took)) = report.success {
+    if let Some(Success { at, took, unsent }) = report.success {
         history.push(DeliveryAttempt {
             at,
             took_ms: Some(u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
             status: None,
-            kind: None,
+            kind: unsent.map(str::to_owned),
             error: None,
         });
     }

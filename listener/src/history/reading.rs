@@ -2,6 +2,7 @@
 //! own.
 
 use std::collections::BTreeMap;
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -211,7 +212,15 @@ impl Reading {
         let (longest, forever) = (self.max_poll_interval, CancellationToken::new());
         let task = tokio::spawn(async move {
             tokio::time::sleep(delay).await;
-            poll_loop(reader, assigned, send, told, longest, forever).await
+            poll_loop(
+                (reader, || ready(())),
+                assigned,
+                send,
+                told,
+                longest,
+                forever,
+            )
+            .await
         });
         self.reader = Some(Reader {
             batches,

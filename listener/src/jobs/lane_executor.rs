@@ -18,6 +18,7 @@ use crate::delivery::ActionName;
 use crate::delivery::attempt::{self, Attempt};
 use crate::delivery::failure::{Failure, FailureKind};
 use crate::delivery::outcome::Outcome;
+use crate::delivery::report::Success;
 use crate::delivery::retry_policy;
 use crate::observers::attempt::try_once;
 use crate::observers::attempt_log;
@@ -144,12 +145,15 @@ impl LaneExecutor {
             return JobOutcome::Released;
         };
         match outcome {
-            Outcome::Delivered => {
+            Outcome::Delivered | Outcome::Skipped | Outcome::Cached => {
                 attempt_log::delivered(compiled, &claimed.job.event_id, attempts, took);
-                notes.success = Some((Utc::now(), took));
+                notes.success = Some(Success {
+                    at: Utc::now(),
+                    took,
+                    unsent: outcome.unsent(),
+                });
                 JobOutcome::Completed
             }
-            Outcome::Skipped => JobOutcome::Completed,
             Outcome::Deferred(wait) => JobOutcome::Retry {
                 delay: wait,
                 attempts: claimed.attempts,

@@ -2,10 +2,9 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use ::queue::{ClaimToken, ClaimedJob, JobOutcome};
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use crds::config::OnFailure;
 use search::DeliveryState;
 use serde_json::value::RawValue;
@@ -13,7 +12,7 @@ use serde_json::value::RawValue;
 use super::payload::{self, JobPayload};
 use crate::delivery::ActionName;
 use crate::delivery::attempt::Attempt;
-use crate::delivery::report::{DeliveryReport, DeliveryReporter};
+use crate::delivery::report::{DeliveryReport, DeliveryReporter, Success};
 use crate::sync::lock;
 
 /// What an attempt of a job found out, beyond its outcome.
@@ -22,7 +21,7 @@ pub(crate) struct AttemptNotes {
     /// What the job holds, if it was decoded.
     pub(crate) payload: Option<JobPayload>,
     /// When an attempt succeeded, and how long it took.
-    pub(crate) success: Option<(DateTime<Utc>, Duration)>,
+    pub(crate) success: Option<Success>,
     /// Number of attempts, with this one.
     pub(crate) attempts: u32,
 }

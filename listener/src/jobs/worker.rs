@@ -270,9 +270,14 @@ impl<'a> WorkerSession<'a> {
         let (mut request, capacity_at) = self.config.claim_request(max_lanes, &orphans, held, now);
         request.max_bytes = MAX_HELD_BYTES.saturating_sub(self.held_bytes);
         self.capacity_at = capacity_at;
+        let changes = Arc::clone(&self.config.changes);
         self.claims.spawn(async move {
             let claimed = timeout(QUEUE_TIMEOUT, queue.claim(id, &request)).await;
-            claimed.unwrap_or(Err(QueueError::NoAnswer))
+            let claimed = claimed.unwrap_or(Err(QueueError::NoAnswer));
+            if claimed.as_ref().is_ok_and(|batches| !batches.is_empty()) {
+                changes.catch_up().await;
+            }
+            claimed
         });
     }
 

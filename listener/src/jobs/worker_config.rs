@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::backend::QueueBackendHandle;
 use super::reports::JobReports;
+use crate::cache::follower::Follower;
 use crate::delivery::ActionName;
 use crate::observers::Observers;
 use crate::telemetry::metrics::Metrics;
@@ -39,6 +40,8 @@ pub(crate) struct WorkerConfig {
     pub(crate) metrics: Metrics,
     /// Is told what becomes of deliveries.
     pub(crate) reports: JobReports,
+    /// Knows what has changed before jobs that were claimed are run.
+    pub(crate) changes: Arc<Follower>,
 }
 
 impl WorkerConfig {

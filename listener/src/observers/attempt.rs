@@ -27,7 +27,7 @@ pub(crate) fn try_once(
 ) -> impl Future<Output = (Option<Outcome>, Duration)> + Send + use<> {
     let action = Arc::clone(&compiled.action);
     let denied = compiled.tenant_denied(&event);
-    let enrichment = compiled.enrichment.clone();
+    let (enrichment, cache) = (compiled.enrichment.clone(), compiled.cache.clone());
     let mut delivery = Delivery {
         event,
         observer: Arc::clone(&compiled.name.observer),
@@ -43,11 +43,15 @@ pub(crate) fn try_once(
         }
         let trying = async {
             if let Some(enrichment) = enrichment
-                && let Err(outcome) = enrichment.enrich(&mut delivery, Utc::now()).await
+                && let Err(outcome) = Box::pin(enrichment.enrich(&mut delivery, Utc::now())).await
             {
                 return outcome;
             }
-            action.attempt(&delivery, Utc::now()).await
+            let attempt = action.attempt(&delivery, Utc::now());
+            match cache {
+                Some(cache) => Box::pin(cache.attempt(&delivery, attempt)).await,
+                None => attempt.await,
+            }
         };
         let trying = pin!(AssertUnwindSafe(trying).catch_unwind());
         let tried = cut.run_until_cancelled(trying).await;

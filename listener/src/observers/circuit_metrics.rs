@@ -1,4 +1,4 @@
-//! Circuit breakers of endpoints and lookups of observers, collected whenever metrics are scraped.
+//! Circuit breakers of endpoints, lookups and the cache of observers, collected whenever metrics are scraped.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,8 @@ use server::registry::MetricDescription;
 use tokio::sync::watch;
 
 use super::Observers;
-use crate::admission::circuit_breaker::CircuitState;
+use crate::cache::metrics::CacheMetrics;
+use crate::circuit_breaker::CircuitState;
 use crate::telemetry::lookup_metrics::LookupMetrics;
 use crate::telemetry::metrics::OpenCircuits;
 use crate::text::on_one_line;
@@ -29,8 +30,8 @@ pub(crate) struct EndpointCollector {
     observers: watch::Receiver<Arc<Observers>>,
     /// Names and help texts; the values are set with each scrape.
     shown: (IntGaugeVec, IntCounterVec),
-    /// Names and help texts of the metrics of lookups.
-    lookups: LookupMetrics,
+    /// Names and help texts of the metrics of lookups, and of the cache.
+    others: (LookupMetrics, CacheMetrics),
 }
 
 impl EndpointCollector {
@@ -38,11 +39,11 @@ impl EndpointCollector {
         observers: watch::Receiver<Arc<Observers>>,
     ) -> Result<Self, prometheus::Error> {
         let shown = metrics()?;
-        let lookups = LookupMetrics::new()?;
+        let others = (LookupMetrics::new()?, CacheMetrics::new()?);
         Ok(Self {
             observers,
             shown,
-            lookups,
+            others,
         })
     }
 }
@@ -98,6 +99,8 @@ pub fn describe_circuit_metrics() -> Result<Vec<MetricDescription>, prometheus::
     described.extend(server::registry::describe(Some("observer"), &opened));
     let lookups = LookupMetrics::new()?;
     described.extend(server::registry::describe(Some("observer"), &lookups));
+    let cache = CacheMetrics::new()?;
+    described.extend(server::registry::describe(Some("observer"), &cache));
     Ok(described)
 }
 
@@ -120,9 +123,9 @@ fn metrics() -> Result<(IntGaugeVec, IntCounterVec), prometheus::Error> {
 impl Collector for EndpointCollector {
     fn desc(&self) -> Vec<&Desc> {
         let (state, opened) = &self.shown;
-        let lookups = self.lookups.desc();
+        let (lookups, cache) = &self.others;
         let circuits = state.desc().into_iter().chain(opened.desc());
-        circuits.chain(lookups).collect()
+        circuits.chain(lookups.desc()).chain(cache.desc()).collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
@@ -145,7 +148,8 @@ impl Collector for EndpointCollector {
         }
         let circuits = state.collect().into_iter().chain(opened.collect());
         let lookups = observers.lookup_metrics().collect();
-        circuits.chain(lookups).collect()
+        let cache = observers.results().metrics().collect();
+        circuits.chain(lookups).chain(cache).collect()
     }
 }
 

@@ -12,6 +12,7 @@ use super::database_context::DatabaseContext;
 use super::error::RunError;
 use super::health_tick::{HEALTH_CHECK_INTERVAL, PROBE_TIMEOUT};
 use super::session::SessionContext;
+use crate::cache::follower::Follower;
 use crate::database;
 use crate::delivery::report::DeliveryReporter;
 use crate::history::History;
@@ -47,7 +48,7 @@ impl JobWorkerHandle {
     /// Starts the worker, unless it is disabled.
     pub(super) async fn start(
         session: &SessionContext<'_>,
-        deliveries: DeliveryReporter,
+        (deliveries, changes): (DeliveryReporter, Arc<Follower>),
         stop: &CancellationToken,
     ) -> Result<Self, RunError> {
         let added = Arc::new(Notify::new());
@@ -56,7 +57,7 @@ impl JobWorkerHandle {
             None
         } else {
             let worker = session
-                .worker_config(Arc::clone(&added), deliveries)
+                .worker_config(Arc::clone(&added), (deliveries, changes))
                 .await?;
             let task = tokio::spawn(worker::run(worker, stop.clone()));
             Some(AbortOnDropHandle::new(task))
@@ -87,7 +88,7 @@ impl SessionContext<'_> {
     async fn worker_config(
         &self,
         added: Arc<Notify>,
-        deliveries: DeliveryReporter,
+        (deliveries, changes): (DeliveryReporter, Arc<Follower>),
     ) -> Result<WorkerConfig, RunError> {
         let listener = self.listener;
         let pool = database::job_pool(&listener.database_url)?;
@@ -104,6 +105,7 @@ impl SessionContext<'_> {
             jobs_added: added,
             metrics: self.sources.metrics.clone(),
             reports: JobReports::new(deliveries),
+            changes,
         })
     }
 
@@ -111,10 +113,11 @@ impl SessionContext<'_> {
     pub(super) async fn run_worker(
         &self,
         database: &DatabaseContext,
-        history: &History,
+        (history, changes): (&History, &Arc<Follower>),
         stop: &CancellationToken,
     ) -> Result<(), RunError> {
-        let job_worker = JobWorkerHandle::start(self, history.deliveries(), stop).await?;
+        let told = (history.deliveries(), Arc::clone(changes));
+        let job_worker = JobWorkerHandle::start(self, told, stop).await?;
         let (found, newer) = watch::channel(None);
         let (pool, beating) = (&database.pool, CancellationToken::new());
         let heartbeat = self.heartbeat(pool).run(found, beating.clone());

@@ -28,6 +28,7 @@ use super::job_worker::{JobWorkerHandle, WorkerMode};
 use super::session_tasks::newer_config;
 use super::shard_worker::ShardWorker;
 use super::tracking_watch::ReportedFindings;
+use crate::cache::follower::Follower;
 use crate::capture::change_log::LogError;
 use crate::capture::poll_loop::poll_loop;
 use crate::capture::reader::{Assignment, LogReader, ReaderIdentity};
@@ -94,11 +95,17 @@ impl SessionContext<'_> {
             coordination: self.coordination,
             search: history.index().cloned(),
         })?;
-        let result = if self.worker_mode == WorkerMode::Dedicated {
-            self.run_worker(&database, &history, stop).await
-        } else {
-            self.run_shards(database, &history, stop).await
+        let changes = Arc::new(self.follow_changes()?);
+        let following = {
+            let (changes, stop) = (Arc::clone(&changes), stop.child_token());
+            AbortOnDropHandle::new(tokio::spawn(async move { changes.run(stop).await }))
         };
+        let result = if self.worker_mode == WorkerMode::Dedicated {
+            Box::pin(self.run_worker(&database, (&history, &changes), stop)).await
+        } else {
+            Box::pin(self.run_shards(database, (&history, &changes), stop)).await
+        };
+        drop(following);
         history.shut_down().await;
         result
     }
@@ -114,7 +121,7 @@ impl SessionContext<'_> {
     async fn run_shards(
         &self,
         mut database: DatabaseContext,
-        history: &History,
+        (history, changes): (&History, &Arc<Follower>),
         stop: &CancellationToken,
     ) -> Result<(), RunError> {
         let metrics = &self.sources.metrics;
@@ -125,9 +132,10 @@ impl SessionContext<'_> {
         let (member, observers) = (self.member.name.as_str(), self.observers.borrow().len());
         tracing::info!(listener = name, shards, observers, member, "running");
         let mut held = BTreeMap::new();
-        let job_worker = JobWorkerHandle::start(self, history.deliveries(), stop).await?;
+        let told = (history.deliveries(), Arc::clone(changes));
+        let job_worker = JobWorkerHandle::start(self, told, stop).await?;
         let result = loop {
-            match ShardRuntime::start(self, &database, history, &job_worker.added)
+            match ShardRuntime::start(self, &database, (history, changes), &job_worker.added)
                 .run(&mut membership, &mut held, stop)
                 .await
             {
@@ -180,7 +188,7 @@ impl<'a> ShardRuntime<'a> {
     fn start(
         session: &'a SessionContext<'a>,
         database: &'a DatabaseContext,
-        history: &'a History,
+        (history, changes): (&'a History, &Arc<Follower>),
         jobs_added: &Arc<Notify>,
     ) -> Self {
         let (listener, sources) = (session.listener, session.sources);
@@ -200,8 +208,10 @@ impl<'a> ShardRuntime<'a> {
             let until = reading.clone();
             let told = (Arc::clone(&sources.health), sources.metrics.clone());
             let max_poll_interval = listener.max_poll_interval;
+            let changes = Arc::clone(changes);
             tasks.spawn(async move {
-                Ok(poll_loop(reader, assignment, send, told, max_poll_interval, until).await?)
+                let reading = (reader, || changes.catch_up());
+                Ok(poll_loop(reading, assignment, send, told, max_poll_interval, until).await?)
             });
         }
         let dispatcher = Dispatcher::new(DispatcherConfig {

@@ -11,8 +11,10 @@ use super::database_context::DatabaseContext;
 use super::error::RunError;
 use super::session::SessionContext;
 use super::tracking_watch;
+use crate::cache::follower::Follower;
 use crate::capture::retention;
 use crate::coordination::heartbeat::{Heartbeat, NewerConfig};
+use crate::database::{self, DatabaseError};
 use crate::dead_letters::retention as dead_letter_retention;
 use crate::history::{self, History, HistoryContext};
 use crate::jobs::queue_metrics;
@@ -85,6 +87,21 @@ impl SessionContext<'_> {
             }
         }
         history
+    }
+
+    /// Returns what follows changes for the cache of results.
+    pub(super) fn follow_changes(&self) -> Result<Follower, DatabaseError> {
+        let listener = self.listener;
+        let pool = database::cache_pool(&listener.database_url)?;
+        let of = (Arc::from(listener.identity()), listener.retention);
+        let observers = self.observers.clone();
+        Ok(Follower::new(pool, of, move || {
+            let observers = observers.borrow();
+            (
+                observers.results().clone(),
+                Arc::clone(observers.cache_needs()),
+            )
+        }))
     }
 
     /// Returns the heartbeat of this process.

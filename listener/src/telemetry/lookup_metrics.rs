@@ -14,7 +14,6 @@ use crate::delivery::outcome::Outcome;
 pub(crate) struct LookupMetrics {
     lookups: IntCounterVec,
     duration: HistogramVec,
-    cache: IntCounterVec,
 }
 
 impl LookupMetrics {
@@ -27,12 +26,7 @@ impl LookupMetrics {
             "lookup_duration_seconds",
             "Duration of lookups, with the wait for their limits",
         );
-        let cache = Opts::new(
-            "lookup_cache_requests_total",
-            "Lookups with a cache, by result: hit, miss, joined (an equal one was under way), stale",
-        );
         Ok(Self {
-            cache: IntCounterVec::new(cache, &["observer", "lookup", "result"])?,
             lookups: IntCounterVec::new(lookups, &["observer", "lookup", "outcome"])?,
             duration: HistogramVec::new(
                 duration.buckets(DURATIONS.to_vec()),
@@ -44,7 +38,7 @@ impl LookupMetrics {
     /// Records one lookup.
     pub(crate) fn record(&self, observer: &str, lookup: &str, outcome: &Outcome, took: Duration) {
         let outcome = match outcome {
-            Outcome::Delivered | Outcome::Skipped => "success",
+            Outcome::Delivered | Outcome::Skipped | Outcome::Cached => "success",
             Outcome::Retry { .. } => "retryable",
             Outcome::Rejected(_) => "permanent",
             Outcome::Deferred(_) => "deferred",
@@ -58,23 +52,14 @@ impl LookupMetrics {
     }
 }
 
-impl LookupMetrics {
-    /// Records how the cache was used.
-    pub(crate) fn record_cache(&self, observer: &str, lookup: &str, result: &str) {
-        let labels = [observer, lookup, result];
-        self.cache.with_label_values(&labels).inc();
-    }
-}
-
 impl Collector for LookupMetrics {
     fn desc(&self) -> Vec<&Desc> {
-        let others = self.duration.desc().into_iter().chain(self.cache.desc());
-        self.lookups.desc().into_iter().chain(others).collect()
+        let duration = self.duration.desc();
+        self.lookups.desc().into_iter().chain(duration).collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let duration = self.duration.collect().into_iter();
-        let others = duration.chain(self.cache.collect());
-        self.lookups.collect().into_iter().chain(others).collect()
+        let duration = self.duration.collect();
+        self.lookups.collect().into_iter().chain(duration).collect()
     }
 }

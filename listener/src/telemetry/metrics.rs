@@ -361,6 +361,7 @@ impl Metrics {
             Outcome::Retry { .. } => "retryable",
             Outcome::Rejected(_) => "permanent",
             Outcome::Skipped => "skipped",
+            Outcome::Cached => "cached",
             Outcome::Deferred(_) => return,
         };
         let labels = [&**observer, &**action];

@@ -27,7 +27,7 @@ pub(super) fn of(needs: &Needs, tables: &Tables) -> Vec<Finding> {
         reason,
         message,
     };
-    let entity = |reason, message| finding("spec.events.entity", reason, message);
+    let entity = |reason, message| finding(&needs.entity_path, reason, message);
     let Some(table) = tables.known.get(&needs.entity) else {
         let missing = missing(needs, tables).map(|message| entity(TABLE_MISSING, message));
         return missing.into_iter().collect();
@@ -145,6 +145,7 @@ mod tests {
         Needs {
             observer: "default/a".to_owned(),
             entity: entity.to_owned(),
+            entity_path: "spec.events.entity".to_owned(),
             operations: operations.to_vec(),
             has_tenant: true,
             columns: vec![("spec.when".to_owned(), "totl".to_owned())],

@@ -19,6 +19,8 @@ use crate::matching::Condition;
 pub struct Needs {
     observer: String,
     entity: String,
+    /// Where the entity stands in the resource.
+    entity_path: String,
     operations: Vec<Operation>,
     has_tenant: bool,
     /// Columns, each with the place in the resource where it is used.
@@ -26,9 +28,32 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// Returns what an observer with this condition needs.
+    /// Returns what an observer with this condition needs, first for its events and then for its caches.
     #[must_use]
-    pub fn of(config: &ObserverConfig, condition: Option<&Condition>) -> Self {
+    pub fn all_of(config: &ObserverConfig, condition: Option<&Condition>) -> Vec<Self> {
+        let mut all = vec![Self::of(config, condition)];
+        let lookups = config.enrich.iter().enumerate();
+        let lookups =
+            lookups.filter_map(|(n, one)| Some((format!("spec.enrich[{n}]"), one.cache.as_ref()?)));
+        let actions = config.actions.iter().enumerate();
+        let actions = actions
+            .filter_map(|(n, one)| Some((format!("spec.actions[{n}]"), one.cache.as_ref()?)));
+        for (place, cache) in lookups.chain(actions) {
+            for (n, change) in cache.invalidate_on.iter().enumerate() {
+                all.push(Self {
+                    observer: config.identity(),
+                    entity: change.entity.clone(),
+                    entity_path: format!("{place}.cache.invalidateOn[{n}].entity"),
+                    operations: Operation::ALL.to_vec(),
+                    has_tenant: false,
+                    columns: Vec::new(),
+                });
+            }
+        }
+        all
+    }
+
+    fn of(config: &ObserverConfig, condition: Option<&Condition>) -> Self {
         let by_condition = condition.map(Condition::columns).unwrap_or_default();
         let mut columns: Vec<(String, String)> = by_condition
             .into_iter()
@@ -43,6 +68,7 @@ impl Needs {
         Self {
             observer: config.identity(),
             entity: config.entity.clone(),
+            entity_path: "spec.events.entity".to_owned(),
             operations: config.operations.clone(),
             has_tenant: config.tenant.is_some(),
             columns,

@@ -247,7 +247,12 @@ async fn tenants_token_finds_nothing_of_another_on_any_path() {
         }
     }
     // An empty text is a variable that is not set, not all.
-    for what in ["jobs/retry", "jobs/cancel", "dead-letters/redrive", "dead-letters/drop"] {
+    for what in [
+        "jobs/retry",
+        "jobs/cancel",
+        "dead-letters/redrive",
+        "dead-letters/drop",
+    ] {
         let (path, letters) = (format!("/{what}"), what.starts_with("dead"));
         for field in ["observer", "action", "tenant"] {
             for text in ["", "a\0"] {

@@ -297,7 +297,11 @@ pub(crate) async fn filter_by_tenant_holds_for_lists_and_commands(fixture: &dyn 
     assert_eq!(queue.cancel(&of(None)).await.unwrap(), 2);
     // No job has an empty text, so a filter by one matches none, not all.
     let empty = || Some(String::new());
-    let filters = [(empty(), None, None), (None, empty(), None), (None, None, empty())];
+    let filters = [
+        (empty(), None, None),
+        (None, empty(), None),
+        (None, None, empty()),
+    ];
     for (observer, action, tenant) in filters {
         let filter = JobFilter {
             observer,

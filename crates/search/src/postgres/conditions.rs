@@ -46,7 +46,11 @@ fn push_scope_as(sql: &mut QueryBuilder<Postgres>, scope: &Scope, listener: &str
 /// and would read all of its documents.
 pub(super) fn push_conditions(sql: &mut QueryBuilder<Postgres>, plan: &Plan) {
     let by_terms = plan.query != Query::All && plan.from.is_none() && plan.to.is_none();
-    let listener = if by_terms { "listener || ''" } else { "listener" };
+    let listener = if by_terms {
+        "listener || ''"
+    } else {
+        "listener"
+    };
     push_scope_as(sql, &plan.scope, listener);
     if let Some(query) = tsquery(&plan.query, &plan.scope) {
         sql.push(" and terms @@ ")

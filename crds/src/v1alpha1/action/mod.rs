@@ -15,7 +15,7 @@ use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::never_null;
+use super::{ActionCache, never_null};
 use crate::config::{Mode, Ordering, Priority, Retry};
 use crate::duration::HumanDuration;
 
@@ -113,6 +113,9 @@ pub struct Action {
     /// keeps no order.
     #[serde(default)]
     pub ordering: Ordering,
+    /// Not sending an equal request again for a while. Left out, every delivery is sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<ActionCache>,
 }
 
 /// Most attempts per interval. If the listener has a Redis server (`spec.redis`), the pods share

@@ -18,6 +18,7 @@ use crate::duration::HumanDuration;
 use crate::manifest::diagnostics::field;
 use crate::v1alpha1::{ACTION_KINDS, Action, RetryPolicy};
 use crate::validation::context::ValidationContext;
+use crate::validation::enrich::check_action_cache;
 use crate::validation::rate_limit::rate_limit;
 
 const SHORTEST: HumanDuration = HumanDuration::from_millis(1);
@@ -33,10 +34,15 @@ pub(crate) fn check(
     action: &Action,
     context: &mut ValidationContext<'_>,
 ) -> ActionConfig {
+    let kind = check_kind(at, action, context);
+    let cache = action
+        .cache
+        .as_ref()
+        .map(|cache| check_action_cache(&field(at, "cache"), cache, &kind, context));
     ActionConfig {
         name: action.name.clone(),
         when: action.when.clone(),
-        kind: check_kind(at, action, context),
+        kind,
         retry: check_retry(&field(at, "retry"), action.retry, context),
         timeout: check_timeout(at, action, context),
         queue: ActionQueue {
@@ -47,6 +53,7 @@ pub(crate) fn check(
         ordering: action.ordering,
         rate_limit: rate_limit(&field(at, "rateLimit"), action.rate_limit, context),
         max_concurrency: action.max_concurrency,
+        cache,
     }
 }
 

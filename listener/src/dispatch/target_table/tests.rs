@@ -33,6 +33,7 @@ fn action(name: &str, attempts: u32) -> ActionConfig {
         ordering: crds::config::Ordering::default(),
         rate_limit: None,
         max_concurrency: None,
+        cache: None,
     }
 }
 

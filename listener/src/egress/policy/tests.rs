@@ -15,7 +15,8 @@ use crate::actions::Action;
 use crate::actions::fixture::{action, delivery, now};
 use crate::admission::action_runtime::ActionRuntime;
 use crate::admission::endpoint_gate::EndpointRegistry;
-use crate::cache::LookupCache;
+use crate::cache::ResultCache;
+use crate::cache::metrics::CacheMetrics;
 use crate::delivery::failure::FailureKind;
 use crate::delivery::outcome::Outcome;
 use crate::egress::http_client;
@@ -353,7 +354,9 @@ async fn rebound_name_leads_nowhere_else() {
             let egress = EgressPolicy::by(&egress, Arc::new(names));
             let runtime = ActionRuntime {
                 lookups: LookupMetrics::new().unwrap(),
-                lookup_cache: LookupCache::default(),
+                results: ResultCache::new(CacheMetrics::new().unwrap()),
+                cache_ttl: Duration::from_mins(1),
+                listener: Arc::from("shop/main"),
                 http: http_client::client(&egress).unwrap(),
                 egress,
                 endpoints: EndpointRegistry::default(),

@@ -135,7 +135,11 @@ fn reports_are_merged_whatever_their_order() {
     };
     let delivered = DeliveryReport {
         failures: vec![failure],
-        success: Some((DateTime::UNIX_EPOCH, Duration::from_millis(7))),
+        success: Some(Success {
+            at: DateTime::UNIX_EPOCH,
+            took: Duration::from_millis(7),
+            unsent: None,
+        }),
         ..report(DeliveryState::Delivered, 2)
     };
     let mut document = composer.document(&retrying.event);

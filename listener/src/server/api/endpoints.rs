@@ -4,6 +4,7 @@ use ::queue::{JobState, JobView};
 use ::search::{DeliveryState, Document, MAX_QUERY_BYTES};
 use crds::config::Operation;
 
+use super::cache::{CacheList, Invalidated};
 use super::dead_letters::{self, DeadLetterPage, LINES};
 use super::endpoint::{Endpoint, Method, schema_of};
 use super::jobs::{self, JobPage};
@@ -11,7 +12,7 @@ use super::overview::{self, ListenerStatus, ObserverList, ShardList};
 use super::parameters::{Kind, Parameter};
 use super::search::{self, EventPage};
 use super::selection::AffectedCount;
-use super::{events, openapi};
+use super::{cache, events, openapi};
 use crate::dead_letters::admin::DeadLetterDetail;
 
 const JSON: &str = "application/json";
@@ -141,7 +142,7 @@ const CHANGE: Endpoint = Endpoint {
 };
 
 /// All endpoints.
-pub(super) static ENDPOINTS: [Endpoint; 15] = [
+pub(super) static ENDPOINTS: [Endpoint; 17] = [
     Endpoint {
         id: "search",
         path: "/search",
@@ -269,6 +270,25 @@ pub(super) static ENDPOINTS: [Endpoint; 15] = [
         about: "Deletes jobs for good.",
         body: Some(jobs::selector),
         run: |call| Box::pin(jobs::cancel(call)),
+        ..CHANGE
+    },
+    Endpoint {
+        id: "showCache",
+        path: "/cache",
+        about: "Shows the caches of lookups and actions of all processes. Not for tokens of a tenant.",
+        tenants: false,
+        response: schema_of::<CacheList>,
+        run: |call| Box::pin(cache::list(call)),
+        ..READ
+    },
+    Endpoint {
+        id: "invalidateCache",
+        path: "/cache/invalidate",
+        about: "Drops results from the caches of all processes. Not for tokens of a tenant.",
+        tenants: false,
+        body: Some(cache::body),
+        response: schema_of::<Invalidated>,
+        run: |call| Box::pin(cache::invalidate(call)),
         ..CHANGE
     },
     Endpoint {

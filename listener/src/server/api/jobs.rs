@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::endpoint::{Call, json, schema_of};
 use super::problem::Problem;
 use super::selection::{
-    AffectedCount, FilterText, MAX_IDS, Selector, by_ids_or_all, check_ids, has_nul, invalid, one_of,
+    AffectedCount, FilterText, MAX_IDS, Selector, by_ids_or_all, check_ids, has_nul, invalid,
+    one_of,
 };
 
 /// Page of jobs, the oldest first.

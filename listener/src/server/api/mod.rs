@@ -5,6 +5,7 @@
 //! What there is, is listed in [`endpoints`]: routes, checks and the `OpenAPI` document follow from that list.
 
 mod auth;
+mod cache;
 mod cursor;
 mod dead_letters;
 mod endpoint;
