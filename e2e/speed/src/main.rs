@@ -3,6 +3,7 @@
 
 mod bare;
 mod drain;
+mod enrich;
 mod figures;
 mod ground;
 mod idle;
@@ -66,6 +67,8 @@ enum What {
     Read,
     /// A history of events: what it costs, how soon an event is found, how long a search takes
     Search,
+    /// Lookups before actions, and the cache of both
+    Enrich,
 }
 
 /// A rate at which rows come.
@@ -98,7 +101,7 @@ struct RunArgs {
     #[command(flatten)]
     programs: Programs,
     /// What to measure
-    #[arg(long, value_delimiter = ',', default_values = ["drain", "steady", "idle", "writers", "read", "search"])]
+    #[arg(long, value_delimiter = ',', default_values = ["drain", "steady", "idle", "writers", "read", "search", "enrich"])]
     what: Vec<What>,
     /// Systems to measure; all that are there
     #[arg(long, value_delimiter = ',')]
@@ -110,6 +113,9 @@ struct RunArgs {
     plan: Plan,
     #[command(flatten)]
     search: SearchArgs,
+    /// Rows of each part of what is measured of lookups, with as many keys
+    #[arg(long, default_value_t = 5000)]
+    enrich_rows: u64,
     /// Seconds that a backlog is worked on at most; what has come by then counts
     #[arg(long, default_value_t = 30)]
     limit: u64,
@@ -192,6 +198,10 @@ async fn run(args: &RunArgs) -> anyhow::Result<()> {
                 let limit = Duration::from_secs(args.limit);
                 let how = (&args.plan, args.rounds, limit);
                 search::measure(&args.search, bench, how, &mut report.search).await?;
+            }
+            What::Enrich => {
+                let rows = args.enrich_rows.max(100);
+                enrich::measure(bench, (&args.plan, rows), &mut report.enrich).await?;
             }
         }
         // What was measured so far is not lost by what fails after it.

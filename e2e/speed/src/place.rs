@@ -30,6 +30,23 @@ pub(crate) struct Setting {
     pub(crate) open_transaction: Option<Duration>,
     /// History of our listener, as `spec.search` has it; none where absent.
     pub(crate) search: Option<String>,
+    /// What our files have beside that.
+    pub(crate) more: More,
+}
+
+/// Lines of our listener's files.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct More {
+    /// Of the listener's spec.
+    pub(crate) listener: String,
+    /// Of the observer's spec, before its actions.
+    pub(crate) observer: String,
+    /// Of the webhook.
+    pub(crate) webhook: String,
+    /// Of the action.
+    pub(crate) action: String,
+    /// Where metrics are served; nowhere where absent.
+    pub(crate) listen: Option<String>,
 }
 
 /// What all of a benchmark's measurements share.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::place::Setting;
+use crate::place::{More, Setting};
 use crate::sink::Behaviour;
 
 /// The base, and what is measured beside it.
@@ -72,6 +72,7 @@ impl Plan {
             idle_observers: 0,
             open_transaction: None,
             search: None,
+            more: More::default(),
         }
     }
 

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::drain::Drained;
+use crate::enrich::EnrichFigures;
 use crate::figures::median;
 use crate::idle::Idle;
 use crate::search::SearchFigures;
@@ -27,6 +28,7 @@ pub(crate) struct Report {
     pub(crate) read_per_second: Option<f64>,
     /// Of a history.
     pub(crate) search: SearchFigures,
+    pub(crate) enrich: EnrichFigures,
 }
 
 /// All rounds of a system in one setting.
@@ -110,6 +112,7 @@ impl Report {
             let _ = writeln!(out, "\nA bare `select` reads {rate:.0} rows/s.");
         }
         self.search.markdown(&mut out);
+        self.enrich.markdown(&mut out);
         out
     }
 

@@ -224,13 +224,19 @@ fn listener(start: &Start<'_>, more: &str) -> anyhow::Result<Command> {
         .map(|shards| format!("  shards: {shards}\n"));
     let search = start.setting.search.as_ref();
     let search = search.map(|search| format!("  search: {search}\n"));
+    let own = &start.setting.more;
     let mut files = format!(
         "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: ObserverListener\n\
          metadata: {{name: speed}}\nspec:\n  database:\n    \
-         url: {{value: \"{}\"}}\n  egress: {{allow: [127.0.0.0/8]}}\n{}{}",
+         url: {{value: \"{}\"}}\n{}{}{}",
         start.database_url,
         shards.unwrap_or_default(),
-        search.unwrap_or_default()
+        search.unwrap_or_default(),
+        if own.listener.is_empty() {
+            "  egress: {allow: [127.0.0.0/8]}\n"
+        } else {
+            &own.listener
+        },
     );
     for number in 0..=start.setting.idle_observers {
         let when = match number {
@@ -242,15 +248,16 @@ fn listener(start: &Start<'_>, more: &str) -> anyhow::Result<Command> {
             files,
             "---\napiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\n\
              metadata: {{name: o{number}}}\nspec:\n  \
-             events: {{entity: public.item, operations: [Insert]}}\n{when}  actions:\n    \
-             - name: post\n      webhook:\n        url: {{value: \"{}\"}}\n{more}",
-            start.sink_url
+             events: {{entity: public.item, operations: [Insert]}}\n{when}{}  actions:\n    \
+             - name: post\n{}      webhook:\n        url: {{value: \"{}\"}}\n{}{more}",
+            own.observer, own.action, start.sink_url, own.webhook
         );
     }
     let path = start.folder.join("observers.yaml");
     std::fs::write(&path, files)?;
     let mut command = Command::new(&start.programs.listener);
-    command.args(["run", "--listen", "off", "--log-format", "text", "-f"]);
+    let listen = own.listen.as_deref().unwrap_or("off");
+    command.args(["run", "--listen", listen, "--log-format", "text", "-f"]);
     command.arg(path);
     Ok(command)
 }
