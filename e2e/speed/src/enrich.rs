@@ -27,6 +27,9 @@ const DELAY: Duration = Duration::from_millis(20);
 /// Between two looks at the metrics.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// Role and password of lookups by SQL.
+const LOGIN: &str = "statements";
+
 /// Deliveries of an action at once.
 const CONCURRENCY: u32 = 64;
 
@@ -201,11 +204,9 @@ async fn sql(
                 .webhook
                 .replace("}}}'", "}}, \"name\": {{ enrich.customer.name }}}'");
         }
-        let own = bench
-            .server
-            .url("speed")
-            .replacen("postgres:", "statements:", 2);
-        let own = own.replacen("statements:", "postgres:", 1);
+        let mut own = reqwest::Url::parse(&bench.server.url("speed"))?;
+        let login = own.set_username(LOGIN).and(own.set_password(Some(LOGIN)));
+        ensure!(login.is_ok(), "a URL of a server takes a login");
         more.listener = format!(
             "  egress: {{allow: [127.0.0.0/8], ownDatabase: {{url: {{value: \"{own}\"}}}}}}\n"
         );
@@ -217,11 +218,11 @@ async fn sql(
             .run(&format!(
                 "create table customer (lane int primary key, name text not null);
                  insert into customer select n, 'customer ' || n from generate_series(0, {lanes}) n;
-                 do $$ begin create role statements login password 'postgres';
+                 do $$ begin create role {LOGIN} login password '{LOGIN}';
                  exception when duplicate_object then null; end $$;
-                 grant usage on schema observer to statements;
-                 grant execute on function observer.claim_delivery to statements;
-                 grant select on customer to statements"
+                 grant usage on schema observer to {LOGIN};
+                 grant execute on function observer.claim_delivery to {LOGIN};
+                 grant select on customer to {LOGIN}"
             ))
             .await?;
         place.ground.fill(1, rows + 1, setting.bytes).await?;
