@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use testkit::http_sink::{Behaviour, Handler, Options, Request, Response, Sink};
 use testkit::seed::seed;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 use crate::effects::{count, own_config};
 use crate::support::listener::{Config, Process};
@@ -290,6 +294,82 @@ async fn query_that_fails_for_one_event_is_made_for_the_others() {
     process.stop().await;
 }
 
+/// A server of lookups that answers at once, too late, or never. Returns its URL.
+async fn unsteady(seed: u64) -> (String, JoinSet<()>) {
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/rate", server.local_addr().unwrap());
+    let mut all = JoinSet::new();
+    all.spawn(async move {
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut connections = JoinSet::new();
+        while let Ok((mut connection, _)) = server.accept().await {
+            let mut random = StdRng::seed_from_u64(random.random());
+            connections.spawn(async move {
+                let (mut read, mut some) = (Vec::new(), [0; 4096]);
+                while let Ok(count @ 1..) = connection.read(&mut some).await {
+                    read.extend_from_slice(&some[..count]);
+                    if !read.ends_with(b"\r\n\r\n") {
+                        continue;
+                    }
+                    read.clear();
+                    match random.random_range(0..20) {
+                        0 => std::future::pending().await,
+                        1..=3 => tokio::time::sleep(2 * LOOKUP_TIMEOUT).await,
+                        _ => {}
+                    }
+                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n1";
+                    if connection.write_all(answer).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (url, all)
+}
+
+/// Timeout of lookups that hang.
+const LOOKUP_TIMEOUT: Duration = Duration::from_millis(200);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn order_is_kept_and_nothing_lost_with_lookups_that_hang_or_are_late() {
+    const KEYS: u64 = 20;
+    const ROUNDS: u64 = 10;
+    let (db, seed) = (shop().await, seed());
+    let (url, _server) = unsteady(seed).await;
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let body = r#"{"key": {{ key }}, "total": {{ new.total }}, "rate": {{ enrich.rate }}}"#;
+    let rate = lookup("rate", &url, "") + "      timeout: 200ms\n";
+    let observer =
+        observer("post", &rate, "", &sink.url("/"), body).replace("attempts: 20", "attempts: 100");
+    let config = Config::new(&db.url, "", &observer);
+    let process = Process::run(&config);
+    db.run(&format!(
+        "insert into orders select generate_series(1, {KEYS})"
+    ))
+    .await;
+    for _ in 1..ROUNDS {
+        db.run("update orders set total = total + 1").await;
+    }
+    all_in_order(&db, &sink, (KEYS, ROUNDS), seed).await;
+    process.stop().await;
+}
+
+/// Waits until so many rounds of changes of so many keys have come, each key's in order.
+async fn all_in_order(db: &TestDb, sink: &Sink, (keys, rounds): (u64, u64), seed: u64) {
+    amounts_to("deliveries", keys * rounds, async || {
+        told(sink).len() as u64
+    })
+    .await;
+    let mut next = vec![0; 1 + usize::try_from(keys).unwrap()];
+    for one in told(sink) {
+        let key: usize = one.body["key"].as_str().unwrap().parse().unwrap();
+        assert_eq!(one.body["total"], next[key], "key {key}, seed {seed}");
+        next[key] += 1;
+    }
+    assert_eq!(count(db, "observer.dead_letter").await, 0, "seed {seed}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn order_is_kept_and_nothing_lost_with_lookups_that_fail() {
     const KEYS: u64 = 20;
@@ -321,16 +401,6 @@ async fn order_is_kept_and_nothing_lost_with_lookups_that_fail() {
     for _ in 1..ROUNDS {
         db.run("update orders set total = total + 1").await;
     }
-    amounts_to("deliveries", KEYS * ROUNDS, async || {
-        told(&sink).len() as u64
-    })
-    .await;
-    let mut next = vec![0; 1 + usize::try_from(KEYS).unwrap()];
-    for one in told(&sink) {
-        let key: usize = one.body["key"].as_str().unwrap().parse().unwrap();
-        assert_eq!(one.body["total"], next[key], "key {key}, seed {seed}");
-        next[key] += 1;
-    }
-    assert_eq!(count(&db, "observer.dead_letter").await, 0, "seed {seed}");
+    all_in_order(&db, &sink, (KEYS, ROUNDS), seed).await;
     process.stop().await;
 }
