@@ -218,6 +218,22 @@ async fn equal_actions_are_sent_once_and_again_after_a_change() {
     assert_eq!(last.body["refresh"], "1");
     let served = served(&config, 120).await;
     assert_eq!(served["miss"], 3, "{served}");
+    // A replay is sent again.
+    let file = config.path();
+    let file = file.to_str().unwrap();
+    let replay = [
+        "replay",
+        "--observer",
+        "post",
+        "--from",
+        "1h",
+        "--yes",
+        "-f",
+        file,
+    ];
+    let said = command(&replay).await;
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    sink.arrived(3 + 120).await;
     // The history says which were sent.
     amounts_to("deliveries that were not sent", 117, async || {
         count(

@@ -20,6 +20,7 @@ begin
     delete from observer.dead_letter d where d.listener = drop_listener.listener;
     get diagnostics letters = row_count;
     delete from observer.processed_delivery e where e.listener = drop_listener.listener;
+    delete from observer.cache_invalidation i where i.listener = drop_listener.listener;
     delete from observer.search_document s where s.listener = drop_listener.listener;
     delete from observer.job_worker w where w.queue = of_queue;
     delete from observer.finished_job d where d.queue = of_queue;

@@ -14,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::commands::{self, Commands};
-use super::invalidation::{Change, Invalidations, Progress};
+use super::invalidation::{Change, Invalidations, Progress, Scope};
 use super::{CacheNeeds, ResultCache};
 use crate::capture::change_log::LogError;
 use crate::capture::changed_keys::{ChangedKeys, ChangedRows};
@@ -28,7 +28,7 @@ const MIN_INTERVAL: Duration = Duration::from_millis(50);
 /// Timeout of a read.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// After so long without a read, all results are dropped in place of reading what was missed.
+/// After so long without a read, results that depend on an entity are dropped in place of reading what was missed.
 const MAX_GAP: Duration = Duration::from_mins(1);
 
 /// Why it could not be read what has changed.
@@ -212,7 +212,7 @@ impl Follower {
         };
         let commands = commands::read_after(&self.pool, &self.listener, 0).await?;
         let progress = Progress::of(changed.seen());
-        let begun = Invalidations::begin(changed.incarnation(), progress, entities.iter().cloned());
+        let begun = Invalidations::begin(changed.life(), progress, entities.iter().cloned());
         cache.update(|known| *known = begun);
         obey(cache, state, commands);
         state.entities.clone_from(entities);
@@ -226,10 +226,12 @@ fn obey(cache: &ResultCache, state: &mut State, commands: Commands) {
     cache.record_invalidations("command", commands.changes.len());
     cache.update(|known| {
         let progress = known.progress();
-        if commands.more {
-            known.skip_to(progress);
+        // Of so many it is not worth the while to know each.
+        let changes = if commands.more {
+            vec![(Change::Scope(Scope::default()), progress)]
         } else {
-            known.add(progress, commands.changes);
-        }
+            commands.changes
+        };
+        known.add(progress, changes);
     });
 }

@@ -10,8 +10,6 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use uuid::Uuid;
-
 use crate::capture::snapshot::Snapshot;
 
 /// Most keys of changed rows that are remembered. Of more, the oldest stand for all keys of their entity.
@@ -64,8 +62,8 @@ pub(crate) struct Scope {
 /// What has changed, as far as this process has seen.
 #[derive(Debug, Default)]
 pub(crate) struct Invalidations {
-    /// The life of the server in which progress is counted; nothing before it is known.
-    incarnation: Option<Uuid>,
+    /// The life of the log in which progress is counted; nothing before it is known.
+    life: Option<Arc<str>>,
     progress: Progress,
     /// Every change that was committed before an event that is at hand has been seen.
     is_current: bool,
@@ -88,14 +86,14 @@ struct EntityChanges {
 }
 
 impl Invalidations {
-    /// Begins with what is seen from now on in this life of the server, of these entities.
+    /// Begins with what is seen from now on in this life of the log, of these entities.
     pub(crate) fn begin(
-        incarnation: Uuid,
+        life: Arc<str>,
         progress: Progress,
         entities: impl IntoIterator<Item = Arc<str>>,
     ) -> Self {
         let mut begun = Self {
-            incarnation: Some(incarnation),
+            life: Some(life),
             progress,
             is_current: true,
             ..Self::default()
@@ -106,7 +104,7 @@ impl Invalidations {
 
     /// Returns whether it is known what changes.
     pub(crate) const fn has_begun(&self) -> bool {
-        self.incarnation.is_some()
+        self.life.is_some()
     }
 
     /// Follows these entities from now on, and no others.
@@ -197,21 +195,24 @@ impl Invalidations {
         self.is_current = false;
     }
 
-    /// Notes that changes were missed: no result of before this progress holds.
+    /// Notes that changes were missed: no result of before that depends on an entity holds.
     pub(crate) fn skip_to(&mut self, progress: Progress) {
-        self.all = self.all.max(progress);
+        for changes in self.entities.values_mut() {
+            changes.floor = changes.floor.max(progress);
+            changes.last = changes.last.max(progress);
+        }
         self.add(progress, []);
     }
 
-    /// Returns the least progress with which a result holds, and the life of the server in which it counts;
+    /// Returns the least progress with which a result holds, and the life of the log in which it counts;
     /// `None` where that is not known, so that none can be used.
     pub(crate) fn required(
         &self,
         observer: &str,
         name: &str,
         tags: &[Tag],
-    ) -> Option<(Uuid, Progress)> {
-        let incarnation = self.incarnation?;
+    ) -> Option<(Arc<str>, Progress)> {
+        let life = self.life.as_ref()?;
         let mut least = self.all;
         if !self.scopes.is_empty() {
             let scope = |name: Option<&str>| Scope {
@@ -230,7 +231,7 @@ impl Invalidations {
             };
             least = least.max(changes.floor).max(by_key);
         }
-        Some((incarnation, least))
+        Some((Arc::clone(life), least))
     }
 }
 

@@ -2,7 +2,6 @@
 //! another's and no key holds anything of a request.
 
 use sha2::{Digest, Sha256};
-use uuid::Uuid;
 
 use crate::text::hex::hex;
 
@@ -24,10 +23,10 @@ impl CacheKey {
         &self.0
     }
 
-    /// Returns the key in one life of a server.
-    pub(crate) fn within(&self, incarnation: &Uuid) -> Self {
+    /// Returns the key in one life of a log.
+    pub(crate) fn within(&self, life: &str) -> Self {
         let key = CacheKeyBuilder::empty().part(&self.0);
-        key.part(incarnation.as_bytes()).finish()
+        key.part(life.as_bytes()).finish()
     }
 
     /// Returns it as text.

@@ -187,10 +187,10 @@ impl ResultCache {
             let invalidations = lock(&self.invalidations);
             invalidations.required(request.observer, request.name, &request.tags)
         };
-        let Some((incarnation, required)) = required else {
+        let Some((life, required)) = required else {
             return (fetch.await, Served::Bypassed);
         };
-        let key = request.key.within(&incarnation);
+        let key = request.key.within(&life);
         let holds = |found: &StoredResult| found.progress >= required;
         let found = find(&self.memory, &key, holds).await;
         if let Some(found) = &found

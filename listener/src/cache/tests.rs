@@ -6,9 +6,8 @@ use futures::future::join_all;
 use serde_json::value::RawValue;
 use testkit::servers::redis::{Options, PrivateRedis};
 use tokio::sync::Notify;
-use uuid::Uuid;
 
-use super::invalidation::{Change, Tag};
+use super::invalidation::{Change, Scope, Tag};
 use super::key::CacheKeyBuilder;
 use super::*;
 use crate::delivery::failure::{Failure, FailureKind};
@@ -18,7 +17,7 @@ const MINUTE: Duration = Duration::from_mins(1);
 /// A cache that knows what has changed.
 fn cache() -> ResultCache {
     let cache = ResultCache::new(CacheMetrics::new().unwrap());
-    let begun = Invalidations::begin(Uuid::nil(), Progress(10), [Arc::from("customer")]);
+    let begun = Invalidations::begin(Arc::from("life"), Progress(10), [Arc::from("customer")]);
     cache.update(|known| *known = begun);
     cache
 }
@@ -114,10 +113,7 @@ async fn request_that_is_cut_off_is_made_by_the_next_one() {
     assert!(futures::poll!(&mut second).is_pending());
     drop(first);
     assert_eq!(second.await, is("2", Served::Miss));
-    let key = CacheKeyBuilder::empty()
-        .part(b"a")
-        .finish()
-        .within(&Uuid::nil());
+    let key = CacheKeyBuilder::empty().part(b"a").finish().within("life");
     assert!(!cache.flights.is_under_way(&key));
 }
 
@@ -159,7 +155,8 @@ async fn stale_result_is_used_only_where_the_request_fails() {
     assert_eq!(get(&cache, ask(), "2").await, is("2", Served::Miss));
     assert_eq!(get(&cache, ask(), "failed").await, is("2", Served::Stale));
     // What was dropped is not used either.
-    cache.update(|known| known.skip_to(Progress(20)));
+    let all = Change::Scope(Scope::default());
+    cache.update(|known| known.add(Progress(20), [(all, Progress(20))]));
     assert_eq!(
         get(&cache, ask(), "failed").await,
         is("failed", Served::Miss)
@@ -178,7 +175,7 @@ async fn result_near_its_end_is_made_again_by_one_and_serves_the_others() {
         stale: Duration::ZERO,
     };
     let ask = || request(&times, "a", Vec::new());
-    let key = ask().key.within(&Uuid::nil());
+    let key = ask().key.within("life");
     cache.memory.put(&key, &old).await;
     let go = Notify::new();
     let refresh = cache.get(ask(), async {
@@ -259,7 +256,7 @@ async fn processes_share_results_and_make_each_request_once() {
         go.notified().await;
         Ok(Some(json("4")))
     }));
-    let key = ask("b").key.within(&Uuid::nil());
+    let key = ask("b").key.within("life");
     let claimed = async {
         let redis = other.redis.as_ref().unwrap();
         while !matches!(redis.claim(&key, MINUTE).await, Claimed::No) {
@@ -285,7 +282,7 @@ async fn rubbish_of_redis_is_a_miss() {
     let client = ::redis::Client::open(server.url()).unwrap();
     let mut raw = client.get_multiplexed_async_connection().await.unwrap();
     let name = |part| {
-        let key = ask(part).key.within(&Uuid::nil());
+        let key = ask(part).key.within("life");
         format!("observers:{{shop/main}}:cache:{}", key.hex())
     };
     get(&one, ask("a"), "1").await;

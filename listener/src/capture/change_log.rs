@@ -148,6 +148,11 @@ impl ChangeLog {
         })
     }
 
+    /// Returns the log's identity, with which the ids of its events begin.
+    pub(crate) fn identity(&self) -> &str {
+        &self.id_prefix
+    }
+
     /// Returns the connections that it is read through.
     pub(crate) const fn pool(&self) -> &PgPool {
         &self.pool

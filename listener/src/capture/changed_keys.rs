@@ -94,9 +94,10 @@ impl ChangedKeys {
         }))
     }
 
-    /// Returns the life of the server in which it reads.
-    pub(crate) const fn incarnation(&self) -> Uuid {
-        self.incarnation
+    /// Returns the name of this life of the log: its identity, which a reset of positions after a restore
+    /// renews, and that of the server, which a crash does.
+    pub(crate) fn life(&self) -> Arc<str> {
+        Arc::from(format!("{}/{}", self.log.identity(), self.incarnation))
     }
 
     /// Returns the snapshot up to which it has read.

@@ -71,6 +71,10 @@ impl ActionCache {
         delivery: &Delivery,
         attempt: impl Future<Output = Outcome>,
     ) -> Outcome {
+        // A replay is to be sent again.
+        if delivery.replay.is_some() {
+            return attempt.await;
+        }
         let digest = match self.digest(delivery) {
             Ok(digest) => digest,
             Err(failure) => return Outcome::Rejected(failure),

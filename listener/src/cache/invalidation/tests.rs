@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const LIFE: Uuid = Uuid::nil();
+const LIFE: &str = "life";
 
 fn snapshot(text: &str) -> Snapshot {
     text.parse().unwrap()
@@ -26,7 +26,11 @@ fn row(name: &str, key: Option<&str>) -> Change {
 }
 
 fn begun() -> Invalidations {
-    Invalidations::begin(LIFE, Progress(10), [entity("customer"), entity("price")])
+    Invalidations::begin(
+        Arc::from(LIFE),
+        Progress(10),
+        [entity("customer"), entity("price")],
+    )
 }
 
 fn required(known: &Invalidations, tags: &[Tag]) -> Option<u64> {
@@ -81,7 +85,8 @@ fn results_with_tags_are_not_used_while_changes_are_not_known() {
     assert_eq!(required(&known, &[tag("customer", Some("7"))]), Some(10));
     known.skip_to(Progress(30));
     assert_eq!(required(&known, &[tag("customer", Some("7"))]), Some(30));
-    assert_eq!(required(&known, &[]), Some(30));
+    assert_eq!(required(&known, &[tag("price", None)]), Some(30));
+    assert_eq!(required(&known, &[]), Some(0), "it depends on nothing");
 }
 
 #[test]
@@ -244,7 +249,7 @@ impl World {
     /// The real thing, with what the process has seen.
     fn known(&self, n: usize) -> Invalidations {
         let process = &self.processes[n];
-        let mut known = Invalidations::begin(LIFE, Progress(10), [entity("customer")]);
+        let mut known = Invalidations::begin(Arc::from(LIFE), Progress(10), [entity("customer")]);
         if process.invalidated > Progress(10) {
             let change = (row("customer", Some("7")), process.invalidated);
             known.add(process.invalidated, [change]);
