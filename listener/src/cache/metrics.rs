@@ -8,9 +8,9 @@ use prometheus::proto::MetricFamily;
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts};
 
 /// Upper bounds of durations, in seconds: from a result in memory to a request that is timed out.
-const DURATIONS: [f64; 15] = [
-    0.000_002, 0.000_005, 0.000_01, 0.000_02, 0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.005,
-    0.01, 0.025, 0.05, 0.5, 5.0,
+const DURATIONS: [f64; 16] = [
+    0.000_002, 0.000_005, 0.000_01, 0.000_02, 0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002,
+    0.005, 0.01, 0.025, 0.05, 0.5, 5.0,
 ];
 
 /// How a request was served.
