@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::effects::{count, own_config};
 use crate::support::listener::{Config, Process};
+use crate::support::program::command;
 use crate::support::told::{letters, told};
 use crate::support::{TestDb, amounts_to, database};
 
@@ -292,6 +293,32 @@ async fn query_that_fails_for_one_event_is_made_for_the_others() {
     );
     assert_eq!(told(&sink).len(), 36);
     process.stop().await;
+}
+
+#[tokio::test]
+async fn lookup_that_is_not_there_is_named_wherever_it_is_used() {
+    let body = r#"{"key": {{ new.id }}}"#;
+    let observer = observer("post", CUSTOMER, "", "http://127.0.0.1:9/", body);
+    let cache = "      cache: {invalidateOn: [{entity: public.customer, key: \"{{ enrich.KEY }}\"}]}\n      retry:";
+    for (key, problem) in [
+        (
+            "custmer.id",
+            "spec.actions[0].cache.invalidateOn[0].key: there is no lookup custmer; did you mean enrich.customer?",
+        ),
+        ("customer.company", ""),
+    ] {
+        let cached = observer.replace("      retry:", &cache.replace("KEY", key));
+        let config = Config::new("postgres://a:b@127.0.0.1:9/x", "", &cached);
+        config.change(
+            "egress: {allow: [127.0.0.0/8]}",
+            "egress: {allow: [127.0.0.0/8], ownDatabase: {url: {value: \"postgres://c:d@127.0.0.1:9/x\"}}}",
+        );
+        let path = config.path();
+        let said = command(&["check", "-f", path.to_str().unwrap()]).await;
+        let expected = if problem.is_empty() { 0 } else { 2 };
+        assert_eq!(said.code, Some(expected), "{key}: {}", said.err);
+        assert!(said.err.contains(problem), "{}", said.err);
+    }
 }
 
 /// A server of lookups that answers at once, too late, or never. Returns its URL.

@@ -82,7 +82,8 @@ impl ObserverLookups {
     ) -> Result<Option<Enrichment>, Vec<EnrichProblem>> {
         let mut problems = Vec::new();
         let mut used = Lookups::default();
-        for template in actions::templates(&action.kind) {
+        let by_cache = action.cache.iter().flat_map(cache_policy::templates);
+        for template in actions::templates(&action.kind).into_iter().chain(by_cache) {
             match names_in(template.source, &self.names) {
                 Ok(names) => used = used.and(names),
                 Err(message) => problems.push((template.field, message)),
