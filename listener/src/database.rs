@@ -343,9 +343,10 @@ pub fn history_pool(url: &Redacted) -> Result<PgPool, DatabaseError> {
     ))
 }
 
-/// Opens the pool of what follows changes for the cache. No connection is made before one is needed.
+/// Opens the pool of what follows changes for the cache. No connection is made before one is needed. The second
+/// one is for when the first is still busy with a query that was given up.
 pub fn cache_pool(url: &Redacted) -> Result<PgPool, DatabaseError> {
-    let pool = simple(1).idle_timeout(ADMIN_IDLE_TIMEOUT);
+    let pool = simple(2).idle_timeout(ADMIN_IDLE_TIMEOUT);
     Ok(pool.connect_lazy_with(options(url)?))
 }
 

@@ -26,7 +26,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const MIN_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Timeout of a read.
-const TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// After so long without a read, results that depend on an entity are dropped in place of reading what was missed.
 const MAX_GAP: Duration = Duration::from_mins(1);
@@ -151,6 +151,8 @@ impl Follower {
             "cannot read what has changed; results of the cache that depend on it are not used"
         );
         cache.update(Invalidations::fall_behind);
+        // What takes too long once takes longer the next time, so what was missed is not read.
+        state.succeeded = None;
     }
 
     async fn try_read(
