@@ -24,6 +24,7 @@ pub mod lint;
 pub mod matching;
 pub mod migrate;
 pub mod observers;
+mod redis_client;
 pub mod runtime;
 pub mod server;
 mod sync;

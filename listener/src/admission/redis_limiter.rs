@@ -9,11 +9,12 @@ use std::fmt;
 use std::time::Duration;
 
 use crds::config::{RateLimit, Redacted};
+use redis::Script;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, Script};
 use tokio::time::timeout;
 
 use super::redis_semaphore;
+use crate::redis_client;
 
 /// Timeout of a command.
 const RESPONSE_TIMEOUT: Duration = Duration::from_millis(250);
@@ -73,7 +74,7 @@ impl RedisLimiter {
     }
 
     fn within(response_timeout: Duration, url: &Redacted, listener: &str) -> Option<Self> {
-        let client = Client::open(url.reveal()).ok()?;
+        let client = redis_client::open(url)?;
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT.max(response_timeout)))
             .set_response_timeout(Some(response_timeout))

@@ -10,7 +10,7 @@ use std::time::Duration;
 use backoff::Backoff;
 use crds::config::Redacted;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, Cmd, FromRedisValue, Pipeline, RedisError};
+use redis::{Cmd, FromRedisValue, Pipeline, RedisError};
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
@@ -19,6 +19,7 @@ use super::metrics::CacheMetrics;
 use super::stored::StoredResult;
 use super::tier::CacheTier;
 use crate::circuit_breaker::{CircuitBreaker, Signal, Transition};
+use crate::redis_client;
 use crate::sync::lock;
 
 /// Longest wait for an answer.
@@ -100,7 +101,7 @@ impl RedisTier {
         listener: &str,
         metrics: CacheMetrics,
     ) -> Option<Self> {
-        let client = Client::open(url.reveal()).ok()?;
+        let client = redis_client::open(url)?;
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(budget))

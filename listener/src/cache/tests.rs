@@ -251,25 +251,25 @@ async fn processes_share_results_and_make_each_request_once() {
     assert_eq!(get(&other, ask("a"), "2").await, is("1", Served::Redis));
     assert_eq!(get(&other, ask("a"), "3").await, is("1", Served::Memory));
     // What one is making the other waits for.
-    let go = Notify::new();
+    let (begun, go) = (Notify::new(), Notify::new());
     let mut making = Box::pin(one.get(ask("b"), async {
+        begun.notify_one();
         go.notified().await;
         Ok(Some(json("4")))
     }));
-    let key = ask("b").key.within("life");
-    let claimed = async {
-        let redis = other.redis.as_ref().unwrap();
-        while !matches!(redis.claim(&key, MINUTE).await, Claimed::No) {
-            tokio::task::yield_now().await;
-        }
-    };
     tokio::select! {
         _ = &mut making => unreachable!("it waits"),
-        () = async { tokio::time::sleep(Duration::from_millis(50)).await; claimed.await } => {}
+        () = begun.notified() => {}
     }
     let mut waiting = Box::pin(get(&other, ask("b"), "5"));
+    let some_looks = Duration::from_millis(50);
+    assert!(
+        tokio::time::timeout(some_looks, &mut waiting)
+            .await
+            .is_err()
+    );
     go.notify_one();
-    let (made, waited) = tokio::join!(making, &mut waiting);
+    let (made, waited) = tokio::join!(making, waiting);
     assert_eq!((made.1, waited), (Served::Miss, is("4", Served::Redis)));
 }
 
