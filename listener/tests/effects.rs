@@ -7,6 +7,7 @@ use rand::{RngExt, SeedableRng};
 
 use sqlx::AssertSqlSafe;
 
+use crate::enrich::{answers, lookup};
 use crate::support::listener::{Config, Process};
 use crate::support::probe::free_address;
 use crate::support::told::letters;
@@ -56,23 +57,45 @@ pub(crate) async fn count(db: &TestDb, table: &str) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn own_database_effects_are_exactly_once_across_kills() {
+    let bill = "insert into billed (id, total) select $1::int, $2::int from pg_sleep(0.002)";
+    let observer = observer("bill", "", bill, &["{{ new.id }}", "{{ new.total }}"]);
+    exactly_once_across_kills(&observer, 8).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn own_database_effects_are_exactly_once_with_lookups_that_fail() {
+    let random = std::sync::Mutex::new(StdRng::seed_from_u64(seed()));
+    let api = answers(move |_, _| {
+        let fails = random.lock().unwrap().random_bool(0.3);
+        (if fails { 503 } else { 200 }, "1".to_owned())
+    })
+    .await;
+    let bill =
+        "insert into billed (id, total) select $1::int, $2::int + $3::int - 1 from pg_sleep(0.002)";
+    let parameters = ["{{ new.id }}", "{{ new.total }}", "{{ enrich.one }}"];
+    let enrich = format!("  enrich:{}  actions:", lookup("one", &api.url("/one"), ""));
+    let observer = observer("bill", "", bill, &parameters)
+        .replace("  actions:", &enrich)
+        .replace("attempts: 5", "attempts: 50");
+    exactly_once_across_kills(&observer, 5).await;
+}
+
+/// Changes orders while an observer bills them and its process is killed. Everything is billed once, in order.
+async fn exactly_once_across_kills(observers: &str, kills: u32) {
     const KEYS: u64 = 20;
-    const KILLS: u32 = 8;
     let seed = seed();
     let mut random = StdRng::seed_from_u64(seed);
     let db = orders().await;
     db.run("create table billed (n bigserial, id int, total int)")
         .await;
-    let bill = "insert into billed (id, total) select $1::int, $2::int from pg_sleep(0.002)";
-    let observers = observer("bill", "", bill, &["{{ new.id }}", "{{ new.total }}"]);
-    let config = own_config(&db, &observers, "billed").await;
+    let config = own_config(&db, observers, "billed").await;
     db.run(&format!(
         "insert into orders select generate_series(1, {KEYS})"
     ))
     .await;
     let mut rounds = 1;
     let mut twice = 0;
-    for _ in 0..KILLS {
+    for _ in 0..kills {
         let process = Process::run(&config);
         let before = count(&db, "billed").await;
         let until = before + random.random_range(1..2 * KEYS);
@@ -105,7 +128,7 @@ async fn own_database_effects_are_exactly_once_across_kills() {
     let all = KEYS * rounds;
     amounts_to("effects", all, async || count(&db, "billed").await).await;
     process.stop().await;
-    println!("{all} changes, {KILLS} kills, {twice} attempted again and done once");
+    println!("{all} changes, {kills} kills, {twice} attempted again and done once");
     assert_eq!(count(&db, "billed").await, all, "seed {seed}");
     let wrong: i64 = db
         .value(
