@@ -67,6 +67,12 @@ fn outlined(crd: &Value) -> String {
 const OBSERVER: &str = r#"spec! object
 spec.actions! array minItems=1 maxItems=16
 spec.actions[] object
+spec.actions[].cache object
+spec.actions[].cache.invalidateOn array maxItems=8
+spec.actions[].cache.invalidateOn[] object
+spec.actions[].cache.invalidateOn[].entity! string
+spec.actions[].cache.invalidateOn[].key string
+spec.actions[].cache.ttl string
 spec.actions[].email object
 spec.actions[].email.bcc array maxItems=32
 spec.actions[].email.bcc[] string
@@ -303,6 +309,73 @@ spec.actions[].webhook.url.secretKeyRef object
 spec.actions[].webhook.url.secretKeyRef.key! string
 spec.actions[].webhook.url.secretKeyRef.name! string
 spec.actions[].webhook.url.value string
+spec.actions[].when string
+spec.enrich array maxItems=8
+spec.enrich[] object
+spec.enrich[].cache object
+spec.enrich[].cache.invalidateOn array maxItems=8
+spec.enrich[].cache.invalidateOn[] object
+spec.enrich[].cache.invalidateOn[].entity! string
+spec.enrich[].cache.invalidateOn[].key string
+spec.enrich[].cache.negativeTtl string default=10s
+spec.enrich[].cache.staleIfError string default=0s
+spec.enrich[].cache.ttl string
+spec.enrich[].http object
+spec.enrich[].http.body string
+spec.enrich[].http.contentType string default=application/json
+spec.enrich[].http.headers object maxProperties=32
+spec.enrich[].http.headers.* object
+spec.enrich[].http.method string enum=["GET","POST"] default=GET
+spec.enrich[].http.path string
+spec.enrich[].http.tls object
+spec.enrich[].http.tls.ca object
+spec.enrich[].http.tls.ca.secretKeyRef object
+spec.enrich[].http.tls.ca.secretKeyRef.key! string
+spec.enrich[].http.tls.ca.secretKeyRef.name! string
+spec.enrich[].http.tls.ca.value string
+spec.enrich[].http.tls.certificate object
+spec.enrich[].http.tls.certificate.secretKeyRef object
+spec.enrich[].http.tls.certificate.secretKeyRef.key! string
+spec.enrich[].http.tls.certificate.secretKeyRef.name! string
+spec.enrich[].http.tls.certificate.value string
+spec.enrich[].http.tls.key object
+spec.enrich[].http.tls.key.secretKeyRef object
+spec.enrich[].http.tls.key.secretKeyRef.key! string
+spec.enrich[].http.tls.key.secretKeyRef.name! string
+spec.enrich[].http.tls.key.value string
+spec.enrich[].http.url! object
+spec.enrich[].http.url.secretKeyRef object
+spec.enrich[].http.url.secretKeyRef.key! string
+spec.enrich[].http.url.secretKeyRef.name! string
+spec.enrich[].http.url.value string
+spec.enrich[].name! string
+spec.enrich[].onError string enum=["Fail","Null","Stale"] default=Fail
+spec.enrich[].postgres object
+spec.enrich[].postgres.parameters array maxItems=32
+spec.enrich[].postgres.parameters[] string
+spec.enrich[].postgres.statement! string
+spec.enrich[].postgres.tls object
+spec.enrich[].postgres.tls.ca object
+spec.enrich[].postgres.tls.ca.secretKeyRef object
+spec.enrich[].postgres.tls.ca.secretKeyRef.key! string
+spec.enrich[].postgres.tls.ca.secretKeyRef.name! string
+spec.enrich[].postgres.tls.ca.value string
+spec.enrich[].postgres.tls.certificate object
+spec.enrich[].postgres.tls.certificate.secretKeyRef object
+spec.enrich[].postgres.tls.certificate.secretKeyRef.key! string
+spec.enrich[].postgres.tls.certificate.secretKeyRef.name! string
+spec.enrich[].postgres.tls.certificate.value string
+spec.enrich[].postgres.tls.key object
+spec.enrich[].postgres.tls.key.secretKeyRef object
+spec.enrich[].postgres.tls.key.secretKeyRef.key! string
+spec.enrich[].postgres.tls.key.secretKeyRef.name! string
+spec.enrich[].postgres.tls.key.value string
+spec.enrich[].postgres.url object
+spec.enrich[].postgres.url.secretKeyRef object
+spec.enrich[].postgres.url.secretKeyRef.key! string
+spec.enrich[].postgres.url.secretKeyRef.name! string
+spec.enrich[].postgres.url.value string
+spec.enrich[].timeout string default=5s
 spec.events! object
 spec.events.entity! string
 spec.events.operations array minItems=1 maxItems=5 default=["Insert","Update","Delete"]
@@ -326,6 +399,8 @@ spec.api.tokens[].token.secretKeyRef object
 spec.api.tokens[].token.secretKeyRef.key! string
 spec.api.tokens[].token.secretKeyRef.name! string
 spec.api.tokens[].token.value string
+spec.cache object default={"ttl":"1m"}
+spec.cache.ttl string default=1m
 spec.checkpoint object default={"interval":"250ms"}
 spec.checkpoint.interval string default=250ms
 spec.database! object
@@ -610,6 +685,7 @@ fn exactly_one_is_a_rule_of_the_cluster_too() {
     let crd = json!(Observer::crd());
     let action = &schema(&crd)["properties"]["spec"]["properties"]["actions"]["items"];
     let common = [
+        "cache",
         "maxConcurrency",
         "maxConcurrencyTotal",
         "mode",
@@ -619,6 +695,7 @@ fn exactly_one_is_a_rule_of_the_cluster_too() {
         "rateLimit",
         "retry",
         "timeout",
+        "when",
     ];
     let fields = action["properties"].as_object().unwrap().keys();
     let things: Vec<_> = fields

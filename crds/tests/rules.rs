@@ -126,13 +126,13 @@ fn the_unbroken_files_load() {
 fn unknown_fields_are_told_with_the_nearest_known() {
     breaks_listener(
         "shard: 8",
-        "spec.shard: unknown field; did you mean `shards`? Known here: api, checkpoint, database, deadLetters, deletionPolicy, delivery, egress, identity, \
+        "spec.shard: unknown field; did you mean `shards`? Known here: api, cache, checkpoint, database, deadLetters, deletionPolicy, delivery, egress, identity, \
          lease, observerNamespaces, observerSelector, podTemplate, queue, redis, replicas, search, shards, source, \
          stalledAfter, startAt",
     );
     breaks_listener(
-        "cache: {url: {value: x}}",
-        "spec.cache: unknown field; known here: api, checkpoint, database, deadLetters, deletionPolicy, delivery, egress, identity, \
+        "history: {url: {value: x}}",
+        "spec.history: unknown field; known here: api, cache, checkpoint, database, deadLetters, deletionPolicy, delivery, egress, identity, \
          lease, observerNamespaces, observerSelector, podTemplate, queue, redis, replicas, search, shards, source, \
          stalledAfter, startAt",
     );
@@ -468,8 +468,8 @@ fn an_action_does_exactly_one_thing() {
     breaks_observer(
         "webhook:",
         "webhok:",
-        "spec.actions[0].webhok: unknown field; did you mean `webhook`? Known here: email, kafka, log, \
-         maxConcurrency, maxConcurrencyTotal, mode, name, nats, ordering, postgres, priority, rateLimit, redis, retry, slack, teams, timeout, webhook",
+        "spec.actions[0].webhok: unknown field; did you mean `webhook`? Known here: cache, email, kafka, log, \
+         maxConcurrency, maxConcurrencyTotal, mode, name, nats, ordering, postgres, priority, rateLimit, redis, retry, slack, teams, timeout, webhook, when",
     );
 }
 
