@@ -2,11 +2,13 @@
 
 use axum::response::Response;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::endpoint::{Call, json, schema_of};
 use super::problem::Problem;
-use super::selection::{FilterText, invalid};
+use super::selection::{FilterText, invalid, one_of};
 use crate::cache::CacheStats;
 use crate::cache::commands::{self, Invalidation};
 use crate::coordination::heartbeat;
@@ -29,19 +31,31 @@ struct ProcessCache {
     stats: CacheStats,
 }
 
-/// Results to drop: all, those of an observer, or those that a change of an entity ends.
+/// All results are dropped.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct InvalidationBody {
-    /// All results.
-    #[serde(default)]
+struct AllResults {
+    /// A change of all must say so.
+    #[schemars(extend("const" = true))]
     all: bool,
-    /// Results of this observer, `namespace/name`.
-    observer: Option<FilterText>,
+}
+
+/// Results of an observer are dropped.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ResultsOfObserver {
+    /// The observer, `namespace/name`.
+    observer: FilterText,
     /// Only results of this lookup or action of the observer.
     name: Option<FilterText>,
-    /// Results that a change of this entity ends.
-    entity: Option<FilterText>,
+}
+
+/// Results are dropped that a change of an entity ends.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ResultsOfEntity {
+    /// The entity.
+    entity: FilterText,
     /// Only results that depend on its row with this key.
     key: Option<FilterText>,
 }
@@ -56,7 +70,11 @@ pub(super) struct Invalidated {
 
 /// Adds the schema of the body.
 pub(super) fn body(generator: &mut SchemaGenerator) -> Schema {
-    schema_of::<InvalidationBody>(generator)
+    one_of(&[
+        schema_of::<AllResults>(generator),
+        schema_of::<ResultsOfObserver>(generator),
+        schema_of::<ResultsOfEntity>(generator),
+    ])
 }
 
 pub(super) async fn list(call: Call) -> Result<Response, Problem> {
@@ -73,25 +91,41 @@ pub(super) async fn list(call: Call) -> Result<Response, Problem> {
 }
 
 pub(super) async fn invalidate(call: Call) -> Result<Response, Problem> {
-    let body: InvalidationBody = call.json()?;
-    let given = [body.all, body.observer.is_some(), body.entity.is_some()];
-    if given.into_iter().filter(|given| *given).count() != 1 {
-        return Err(invalid("give one of `all: true`, `observer` and `entity`"));
-    }
-    if body.name.is_some() && body.observer.is_none() {
-        return Err(invalid("`name` needs `observer`"));
-    }
-    if body.key.is_some() && body.entity.is_none() {
-        return Err(invalid("`key` needs `entity`"));
-    }
-    let text = |text: Option<FilterText>| text.map(|FilterText(text)| text);
-    let invalidated = Invalidation {
-        observer: text(body.observer),
-        name: text(body.name),
-        entity: text(body.entity),
-        key: text(body.key),
-    };
+    let invalidated = what(call.json()?)?;
     let context = &call.context;
     commands::invalidate(&context.pool, &context.listener, &invalidated).await?;
     json(&Invalidated { invalidated })
+}
+
+/// Parses a body.
+fn what(body: Value) -> Result<Invalidation, Problem> {
+    let given = ["all", "observer", "entity"].map(|name| body.get(name).is_some());
+    let text = |text: Option<FilterText>| text.map(|FilterText(text)| text);
+    match given {
+        [true, false, false] => match parse(body)? {
+            AllResults { all: true } => Ok(Invalidation::default()),
+            AllResults { all: false } => Err(invalid("all must be true")),
+        },
+        [false, true, false] => {
+            let ResultsOfObserver { observer, name } = parse(body)?;
+            Ok(Invalidation {
+                observer: text(Some(observer)),
+                name: text(name),
+                ..Invalidation::default()
+            })
+        }
+        [false, false, true] => {
+            let ResultsOfEntity { entity, key } = parse(body)?;
+            Ok(Invalidation {
+                entity: text(Some(entity)),
+                key: text(key),
+                ..Invalidation::default()
+            })
+        }
+        _ => Err(invalid("give one of `all: true`, `observer` and `entity`")),
+    }
+}
+
+fn parse<T: DeserializeOwned>(body: Value) -> Result<T, Problem> {
+    serde_json::from_value(body).map_err(|error| Problem::of_body(&error))
 }
