@@ -18,7 +18,7 @@ use super::key::CacheKey;
 use super::metrics::CacheMetrics;
 use super::stored::StoredResult;
 use super::tier::CacheTier;
-use crate::circuit_breaker::{CircuitBreaker, Signal, Transition};
+use crate::circuit_breaker::{CircuitBreaker, Signal, Ticket, Transition};
 use crate::redis_client;
 use crate::sync::lock;
 
@@ -193,6 +193,10 @@ impl RedisTier {
             self.metrics.record_failure("left_alone");
             return None;
         };
+        let mut call_permit = CallPermit {
+            breaker: &self.breaker,
+            ticket: Some(ticket),
+        };
         let answer = timeout(self.budget, call).await;
         let (answer, signal) = match answer {
             Ok(Ok(answer)) => (Some(answer), Signal::Success),
@@ -210,7 +214,7 @@ impl RedisTier {
                 (None, Signal::Unreachable)
             }
         };
-        let told = lock(&self.breaker).record(ticket, signal, Instant::now(), rand::random());
+        let told = call_permit.record(signal);
         if let Some(Transition::Opened(pause)) = told {
             tracing::warn!(
                 ?pause,
@@ -223,6 +227,25 @@ impl RedisTier {
     fn failed(&self, kind: &str, error: &dyn std::error::Error) {
         self.metrics.record_failure(kind);
         tracing::debug!(%error, kind, "the cache in Redis has no answer");
+    }
+}
+
+/// An admitted call. One that is cut off says nothing of the server, so that another may be the probe.
+struct CallPermit<'a> {
+    breaker: &'a Mutex<CircuitBreaker>,
+    ticket: Option<Ticket>,
+}
+
+impl CallPermit<'_> {
+    fn record(&mut self, signal: Signal) -> Option<Transition> {
+        let ticket = self.ticket.take()?;
+        lock(self.breaker).record(ticket, signal, Instant::now(), rand::random())
+    }
+}
+
+impl Drop for CallPermit<'_> {
+    fn drop(&mut self) {
+        self.record(Signal::Ignored);
     }
 }
 
@@ -256,4 +279,36 @@ impl CacheTier for RedisTier {
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn probe_that_is_cut_off_makes_room_for_another() {
+        let breaker = Mutex::new(CircuitBreaker::new());
+        let permit = || -> Result<CallPermit<'_>, Duration> {
+            let ticket = lock(&breaker).admit(true, Instant::now())?;
+            Ok(CallPermit {
+                breaker: &breaker,
+                ticket: Some(ticket),
+            })
+        };
+        let mut opened = None;
+        while opened.is_none() {
+            opened = permit().unwrap().record(Signal::Unreachable);
+        }
+        assert!(permit().is_err());
+        tokio::time::advance(Duration::from_mins(2)).await;
+        let probe = permit().unwrap();
+        assert!(permit().is_err());
+        drop(probe);
+        assert_eq!(
+            permit().unwrap().record(Signal::Success),
+            Some(Transition::Recovering)
+        );
+    }
 }
