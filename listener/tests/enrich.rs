@@ -369,21 +369,26 @@ async fn order_is_kept_and_nothing_lost_with_lookups_that_hang_or_are_late() {
     let rate = lookup("rate", &url, "") + "      timeout: 200ms\n";
     let observer =
         observer("post", &rate, "", &sink.url("/"), body).replace("attempts: 20", "attempts: 100");
-    let config = Config::new(&db.url, "", &observer);
-    let process = Process::run(&config);
-    db.run(&format!(
-        "insert into orders select generate_series(1, {KEYS})"
-    ))
-    .await;
-    for _ in 1..ROUNDS {
-        db.run("update orders set total = total + 1").await;
-    }
-    all_in_order(&db, &sink, (KEYS, ROUNDS), seed).await;
-    process.stop().await;
+    all_come_in_order(&db, &sink, &observer, (KEYS, ROUNDS), seed).await;
 }
 
-/// Waits until so many rounds of changes of so many keys have come, each key's in order.
-async fn all_in_order(db: &TestDb, sink: &Sink, (keys, rounds): (u64, u64), seed: u64) {
+/// Changes so many keys in so many rounds, and waits until all have come, each key's in order.
+async fn all_come_in_order(
+    db: &TestDb,
+    sink: &Sink,
+    observer: &str,
+    (keys, rounds): (u64, u64),
+    seed: u64,
+) {
+    let config = Config::new(&db.url, "", observer);
+    let process = Process::run(&config);
+    db.run(&format!(
+        "insert into orders select generate_series(1, {keys})"
+    ))
+    .await;
+    for _ in 1..rounds {
+        db.run("update orders set total = total + 1").await;
+    }
     amounts_to("deliveries", keys * rounds, async || {
         told(sink).len() as u64
     })
@@ -395,6 +400,7 @@ async fn all_in_order(db: &TestDb, sink: &Sink, (keys, rounds): (u64, u64), seed
         next[key] += 1;
     }
     assert_eq!(count(db, "observer.dead_letter").await, 0, "seed {seed}");
+    process.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -419,15 +425,5 @@ async fn order_is_kept_and_nothing_lost_with_lookups_that_fail() {
         &sink.url("/"),
         body,
     );
-    let config = Config::new(&db.url, "", &observer);
-    let process = Process::run(&config);
-    db.run(&format!(
-        "insert into orders select generate_series(1, {KEYS})"
-    ))
-    .await;
-    for _ in 1..ROUNDS {
-        db.run("update orders set total = total + 1").await;
-    }
-    all_in_order(&db, &sink, (KEYS, ROUNDS), seed).await;
-    process.stop().await;
+    all_come_in_order(&db, &sink, &observer, (KEYS, ROUNDS), seed).await;
 }

@@ -10,13 +10,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use crate::capture::changed_keys::MAX_KEY_BYTES;
 use crate::capture::snapshot::Snapshot;
 
 /// Most keys of changed rows that are remembered. Of more, the oldest stand for all keys of their entity.
 const MAX_KEYS: usize = 65_536;
-
-/// Longest key that is remembered, in bytes; a longer one stands for all keys of its entity.
-const MAX_KEY_BYTES: usize = 512;
 
 /// Most observers, lookups and actions whose results were dropped by hand. Of more, all results are dropped.
 const MAX_SCOPES: usize = 1024;
@@ -152,7 +150,7 @@ impl Invalidations {
             return;
         };
         changes.last = changes.last.max(since);
-        match key.filter(|key| key.len() <= MAX_KEY_BYTES) {
+        match key.filter(|key| key.len() <= usize::from(MAX_KEY_BYTES)) {
             None => changes.floor = changes.floor.max(since),
             Some(key) => {
                 let key: Arc<str> = Arc::from(key);

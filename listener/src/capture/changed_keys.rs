@@ -20,7 +20,7 @@ const MAX_RESCANNED: i64 = 2000;
 pub(crate) const MAX_KEYS: usize = 10_000;
 
 /// Longest key that is returned, in bytes; of a longer one only that a row has changed.
-const MAX_KEY_BYTES: i32 = 512;
+pub(crate) const MAX_KEY_BYTES: u16 = 512;
 
 /// Most ends of snapshots that are remembered: those of half the time that the log keeps events.
 const MAX_ENDS: usize = 5;
@@ -172,7 +172,7 @@ impl ChangedKeys {
             .bind(to.snapshot.to_string())
             .bind(ended.iter().map(u64::to_string).collect::<Vec<_>>())
             .bind(entities)
-            .bind(MAX_KEY_BYTES)
+            .bind(i32::from(MAX_KEY_BYTES))
             .bind(i64::try_from(MAX_KEYS).unwrap_or(i64::MAX) + 1)
             .fetch_all(self.log.pool())
             .await?;

@@ -128,7 +128,7 @@ fn forgotten_keys_stand_for_all_of_their_entity() {
     assert_eq!(required(&known, &[tag("price", Some("2"))]), Some(11));
     assert_eq!(required(&known, &[tag("customer", Some("x"))]), Some(10));
     assert_eq!(known.order.len(), MAX_KEYS);
-    let long = "k".repeat(MAX_KEY_BYTES + 1);
+    let long = "k".repeat(usize::from(MAX_KEY_BYTES) + 1);
     known.add(Progress(13), [(row("customer", Some(&long)), Progress(13))]);
     assert_eq!(required(&known, &[tag("customer", Some("x"))]), Some(13));
 }

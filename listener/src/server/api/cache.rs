@@ -2,13 +2,12 @@
 
 use axum::response::Response;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::endpoint::{Call, json, schema_of};
 use super::problem::Problem;
-use super::selection::{FilterText, invalid, one_of};
+use super::selection::{FilterText, invalid, one_of, parse};
 use crate::cache::CacheStats;
 use crate::cache::commands::{self, Invalidation};
 use crate::coordination::heartbeat;
@@ -100,7 +99,6 @@ pub(super) async fn invalidate(call: Call) -> Result<Response, Problem> {
 /// Parses a body.
 fn what(body: Value) -> Result<Invalidation, Problem> {
     let given = ["all", "observer", "entity"].map(|name| body.get(name).is_some());
-    let text = |text: Option<FilterText>| text.map(|FilterText(text)| text);
     match given {
         [true, false, false] => match parse(body)? {
             AllResults { all: true } => Ok(Invalidation::default()),
@@ -109,23 +107,19 @@ fn what(body: Value) -> Result<Invalidation, Problem> {
         [false, true, false] => {
             let ResultsOfObserver { observer, name } = parse(body)?;
             Ok(Invalidation {
-                observer: text(Some(observer)),
-                name: text(name),
+                observer: FilterText::text(Some(observer)),
+                name: FilterText::text(name),
                 ..Invalidation::default()
             })
         }
         [false, false, true] => {
             let ResultsOfEntity { entity, key } = parse(body)?;
             Ok(Invalidation {
-                entity: text(Some(entity)),
-                key: text(key),
+                entity: FilterText::text(Some(entity)),
+                key: FilterText::text(key),
                 ..Invalidation::default()
             })
         }
         _ => Err(invalid("give one of `all: true`, `observer` and `entity`")),
     }
-}
-
-fn parse<T: DeserializeOwned>(body: Value) -> Result<T, Problem> {
-    serde_json::from_value(body).map_err(|error| Problem::of_body(&error))
 }

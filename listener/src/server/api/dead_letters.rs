@@ -154,7 +154,7 @@ fn body_filter(call: &Call) -> Result<Option<DeadLetterFilter>, Problem> {
         }
         Selector::All(_) => return Err(invalid("all must be true")),
     };
-    let text = |text: Option<FilterText>| text.map(|FilterText(text)| text);
+    let text = FilterText::text;
     let Ok(tenant) = call.tenant(text(filter.tenant)) else {
         return Ok(None);
     };

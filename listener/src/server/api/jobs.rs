@@ -74,7 +74,7 @@ fn body_filter(call: &Call) -> Result<Option<JobFilter>, Problem> {
     if !selection.all {
         return Err(invalid("all must be true"));
     }
-    let text = |text: Option<FilterText>| text.map(|FilterText(text)| text);
+    let text = FilterText::text;
     let tenant = call.tenant(text(selection.tenant));
     Ok(tenant.ok().map(|tenant| JobFilter {
         ids,

@@ -26,7 +26,14 @@ pub(super) struct AffectedCount {
 /// would mean "all" to one reader and "none" to another.
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "String")]
-pub(super) struct FilterText(pub(super) String);
+pub(super) struct FilterText(String);
+
+impl FilterText {
+    /// Returns the text, where there is one.
+    pub(super) fn text(text: Option<Self>) -> Option<String> {
+        text.map(|Self(text)| text)
+    }
+}
 
 impl TryFrom<String> for FilterText {
     type Error = &'static str;
@@ -71,14 +78,18 @@ where
 {
     let body: Value = call.json()?;
     let has = |name: &str| body.get(name).is_some();
-    let wrong = |error: serde_json::Error| Problem::of_body(&error);
     match (has("ids"), has("all")) {
-        (true, false) => Ok(Selector::Ids(serde_json::from_value(body).map_err(wrong)?)),
-        (false, true) => Ok(Selector::All(serde_json::from_value(body).map_err(wrong)?)),
+        (true, false) => Ok(Selector::Ids(parse(body)?)),
+        (false, true) => Ok(Selector::All(parse(body)?)),
         _ => Err(invalid(format!(
             "give either `ids`, or `all: true` with {what}"
         ))),
     }
+}
+
+/// Parses a body that is JSON already.
+pub(super) fn parse<T: DeserializeOwned>(body: Value) -> Result<T, Problem> {
+    serde_json::from_value(body).map_err(|error| Problem::of_body(&error))
 }
 
 /// Checks what a schema says beyond types.
