@@ -6,7 +6,8 @@ use std::time::Duration;
 use observer_crds::bundle::{self, BundleError, Inclusion, Namespaces};
 use observer_crds::config::{
     ActionQueue, DocumentContent, ElasticsearchConfig, Mode, ObserverConfig, Priority,
-    QueueBackend, QueueConfig, Redacted, RedactedColumn, SearchBackend, SearchConfig, SearchLogin,
+    QueueBackend, QueueConfig, Redacted, RedactedColumn, RedisServerConfig, SearchBackend,
+    SearchConfig, SearchLogin,
 };
 use observer_crds::loader::load_bundle;
 use observer_crds::v1alpha1::{Observer, ObserverListener};
@@ -142,8 +143,10 @@ fn a_bundle_holds_the_queue_and_its_redis() {
     assert_eq!(
         loaded.listener.queue,
         QueueConfig {
-            backend: QueueBackend::Redis(Redacted::new("redis://:hunter3@redis:6379/0")),
-            redis: Some(Redacted::new("redis://:hunter3@redis:6379/0")),
+            backend: QueueBackend::Redis,
+            redis: Some(Box::new(RedisServerConfig::standalone(Redacted::new(
+                "redis://:hunter3@redis:6379/0"
+            )))),
             concurrency: 4,
             replicas: 1,
             max_concurrency_total: Some(9),

@@ -487,6 +487,39 @@ spec.queue.workers object default={"concurrency":16,"replicas":0}
 spec.queue.workers.concurrency integer minimum=1 maximum=1024 default=16
 spec.queue.workers.replicas integer minimum=0 maximum=256 default=0
 spec.redis object
+spec.redis.cluster object
+spec.redis.cluster.nodes array maxItems=16
+spec.redis.cluster.nodes[] string
+spec.redis.sentinel object
+spec.redis.sentinel.masterName string default=mymaster
+spec.redis.sentinel.nodes array maxItems=16
+spec.redis.sentinel.nodes[] string
+spec.redis.sentinel.password object
+spec.redis.sentinel.password.secretKeyRef object
+spec.redis.sentinel.password.secretKeyRef.key! string
+spec.redis.sentinel.password.secretKeyRef.name! string
+spec.redis.sentinel.password.value string
+spec.redis.sentinel.username object
+spec.redis.sentinel.username.secretKeyRef object
+spec.redis.sentinel.username.secretKeyRef.key! string
+spec.redis.sentinel.username.secretKeyRef.name! string
+spec.redis.sentinel.username.value string
+spec.redis.tls object
+spec.redis.tls.ca object
+spec.redis.tls.ca.secretKeyRef object
+spec.redis.tls.ca.secretKeyRef.key! string
+spec.redis.tls.ca.secretKeyRef.name! string
+spec.redis.tls.ca.value string
+spec.redis.tls.certificate object
+spec.redis.tls.certificate.secretKeyRef object
+spec.redis.tls.certificate.secretKeyRef.key! string
+spec.redis.tls.certificate.secretKeyRef.name! string
+spec.redis.tls.certificate.value string
+spec.redis.tls.key object
+spec.redis.tls.key.secretKeyRef object
+spec.redis.tls.key.secretKeyRef.key! string
+spec.redis.tls.key.secretKeyRef.name! string
+spec.redis.tls.key.value string
 spec.redis.url! object
 spec.redis.url.secretKeyRef object
 spec.redis.url.secretKeyRef.key! string

@@ -384,7 +384,44 @@ fn jobs_in_redis_need_one() {
             "spec.redis.url: is missing; a mapping is required",
         );
     }
-    let with = "spec:\n  redis: {url: {value: 'rediss://localhost'}}\n  database";
+    for (redis, expected) in [
+        (
+            "url: {value: 'rediss://localhost/#insecure'}",
+            "url: ends in a fragment, as `#insecure`; trust the server's own authority with \
+             `tls: {ca: ...}` instead",
+        ),
+        (
+            "url: {value: 'redis://localhost/1'}, cluster: {}",
+            "url: names a database, and a Cluster has only database 0; end the URL after the port",
+        ),
+        (
+            "url: {value: 'redis://localhost'}, cluster: {nodes: ['a']}",
+            "cluster.nodes[0]: is not an address; write host:port, and an address of IPv6 in brackets",
+        ),
+        (
+            "url: {value: 'redis://localhost'}, sentinel: {nodes: ['a:1', 'u@b:2']}",
+            "sentinel.nodes[1]: is not an address; write host:port, and an address of IPv6 in brackets",
+        ),
+        (
+            "url: {value: 'redis://localhost'}, sentinel: {username: {value: a}}",
+            "sentinel: has a `username` and no `password`; give both, the password alone, or neither",
+        ),
+        (
+            "url: {value: 'redis://localhost'}, sentinel: {masterName: 'a b'}",
+            "sentinel.masterName: must look like ^[A-Za-z0-9._-]+$",
+        ),
+    ] {
+        breaks_listener(
+            &format!("redis: {{{redis}}}"),
+            &format!("spec.redis.{expected}"),
+        );
+    }
+    breaks_listener(
+        "redis: {url: {value: 'redis://localhost'}, sentinel: {}, cluster: {}}",
+        "spec.redis: has both `sentinel` and `cluster`; keep one of them",
+    );
+    let with = "spec:\n  redis: {url: {value: 'rediss://localhost'}, \
+                sentinel: {nodes: ['[::1]:26379']}}\n  database";
     let good = format!("{LISTENER}---{OBSERVER}").replace("spec:\n  database", with);
     assert_eq!(problems(&good), [""; 0]);
 }

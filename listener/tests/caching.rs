@@ -10,6 +10,7 @@ use serde_json::Value;
 use testkit::http_sink::{Behaviour, Sink};
 use testkit::seed::seed;
 use testkit::servers::redis::{Options, PrivateRedis};
+use testkit::servers::redis_groups::{ClusterGroup, MASTER_NAME, SentinelGroup};
 
 use crate::effects::{count, own_config};
 use crate::enrich::{answers, lookup, observer};
@@ -165,15 +166,42 @@ async fn change_is_known_before_jobs_of_later_events_with_a_shared_cache() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn equal_requests_of_three_processes_are_made_once() {
+    let server = PrivateRedis::start(&Options::default()).await.unwrap();
+    equal_requests_are_made_once(&redis_spec(&server)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn equal_requests_are_made_once_with_a_redis_cluster() {
+    let cluster = ClusterGroup::start().await.unwrap();
+    let url = cluster.url();
+    equal_requests_are_made_once(&format!(
+        "  redis: {{url: {{value: \"{url}\"}}, cluster: {{}}}}\n"
+    ))
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn equal_requests_are_made_once_with_a_sentinel() {
+    let group = SentinelGroup::start().await.unwrap();
+    let (url, password) = (group.url(), group.password());
+    equal_requests_are_made_once(&format!(
+        "  redis:\n    url: {{value: \"{url}\"}}\n    \
+         sentinel: {{masterName: {MASTER_NAME}, password: {{value: {password}}}}}\n"
+    ))
+    .await;
+}
+
+/// Deliveries of three processes that need the same lookup, with jobs too in Redis.
+async fn equal_requests_are_made_once(redis: &str) {
     const ORDERS: u64 = 1000;
     let db = shop().await;
-    let server = PrivateRedis::start(&Options::default()).await.unwrap();
     let (api, asked) = counting(|_, _| (200, "0.19".to_owned())).await;
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
     let rate = lookup("rate", &api.url("/rate"), "") + "      cache: {ttl: 1h}\n";
     let body = r#"{"key": {{ key }}, "rate": {{ enrich.rate }}}"#;
     let observer = observer("post", &rate, "", &sink.url("/"), body);
-    let config = Config::new(&db.url, &redis_spec(&server), &observer);
+    let spec = format!("{redis}  queue: {{backend: Redis}}\n");
+    let config = Config::new(&db.url, &spec, &observer);
     let mut processes = [(); 3].map(|()| Process::run(&config));
     for process in &mut processes {
         process.says("running").await;

@@ -12,6 +12,7 @@ use ::redis::aio::MultiplexedConnection;
 use async_trait::async_trait;
 use observer_queue::redis::RedisQueue;
 use observer_queue::{JobQueue, QueueConfig};
+use redis_connection::RedisEndpoint;
 use sqlx::PgPool;
 use testkit::database::TestDb;
 use testkit::servers::redis::{Options, PrivateRedis};
@@ -63,7 +64,13 @@ async fn own() -> Redis {
 
 impl Redis {
     async fn redis(&self, listener: &str, config: QueueConfig) -> Arc<RedisQueue> {
-        let queue = RedisQueue::open(&self.url, listener, self.db.pool.clone(), config).await;
+        let queue = RedisQueue::open(
+            &RedisEndpoint::standalone(&self.url),
+            listener,
+            self.db.pool.clone(),
+            config,
+        )
+        .await;
         Arc::new(queue.unwrap())
     }
 

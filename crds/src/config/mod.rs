@@ -14,6 +14,7 @@ mod log;
 mod nats;
 mod postgres;
 mod redis;
+mod redis_server;
 mod search;
 mod server_url;
 mod slack;
@@ -42,6 +43,7 @@ pub use log::{LogConfig, LogLevel};
 pub use nats::NatsConfig;
 pub use postgres::{OwnDatabase, PostgresConfig};
 pub use redis::{RedisCommand, RedisConfig};
+pub use redis_server::{RedisServerConfig, RedisTopology};
 pub use search::{
     DocumentContent, ElasticsearchConfig, RedactedColumn, SearchBackend, SearchConfig, SearchLogin,
 };
@@ -187,8 +189,8 @@ pub struct ListenerConfig {
 pub struct QueueConfig {
     /// Where jobs are kept.
     pub backend: QueueBackend,
-    /// The Redis server of the listener, where there may be jobs from before.
-    pub redis: Option<Redacted>,
+    /// The Redis of the listener, where there may be jobs from before.
+    pub redis: Option<Box<RedisServerConfig>>,
     /// Most keys whose jobs are under way at once in one process.
     pub concurrency: u32,
     /// Pods for jobs alone; where there are none, the listener's own pods work on them.
@@ -216,12 +218,12 @@ impl Default for QueueConfig {
 }
 
 /// Where jobs are kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueBackend {
     /// In the database, in the transactions of the checkpoints.
     Postgres,
-    /// In Redis, with its URL.
-    Redis(Redacted),
+    /// In the listener's Redis.
+    Redis,
 }
 
 impl ListenerConfig {

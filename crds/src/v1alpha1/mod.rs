@@ -11,6 +11,7 @@ mod listener;
 mod observer;
 mod pod_template;
 mod queue;
+mod redis_server;
 mod search;
 mod selector;
 mod source;
@@ -38,7 +39,8 @@ pub use listener::{
 pub use observer::{EventSelector, Observer, ObserverSpec};
 pub use pod_template::PodTemplate;
 pub(crate) use pod_template::{OWN_NAMES, OWN_PREFIX};
-pub use queue::{Backend, Queue, RedisServer, Workers};
+pub use queue::{Backend, Queue, Workers};
+pub use redis_server::{RedisCluster, RedisSentinel, RedisServer};
 pub use search::{DocumentContent, ElasticsearchSearch, PostgresSearch, Search};
 pub use selector::{
     LabelExpression, LabelOperator, LabelSelector, NamespacesFrom, ObserverNamespaces, consent,

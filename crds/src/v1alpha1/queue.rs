@@ -3,17 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ValueSource, never_null};
+use super::never_null;
 use crate::config::QueueConfig;
 use crate::duration::HumanDuration;
-
-/// Connection to a Redis server.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct RedisServer {
-    /// Connection URL, as `redis://user:password@host:6379/0`, or `rediss://` for TLS.
-    pub url: ValueSource,
-}
 
 /// Job queue of a listener. It holds retries, the deliveries that wait behind them, and all
 /// deliveries of actions with `mode: Queued`.

@@ -14,6 +14,7 @@ pub(crate) mod observer;
 mod pod_template;
 mod queue;
 mod rate_limit;
+mod redis_server;
 mod search;
 mod tls;
 mod url;

@@ -1,7 +1,7 @@
 //! Validation of the job queue: the rules that its schema cannot say.
 
-use super::url::url;
-use crate::config::{QueueBackend, QueueConfig, ServerUrl};
+use super::redis_server;
+use crate::config::{QueueBackend, QueueConfig};
 use crate::duration::HumanDuration;
 use crate::manifest::diagnostics::field;
 use crate::v1alpha1::{Backend, ObserverListenerSpec};
@@ -19,11 +19,11 @@ pub(crate) fn check(
     let redis = spec
         .redis
         .as_ref()
-        .map(|redis| url("/spec/redis/url", &redis.url, ServerUrl::REDIS, context));
+        .map(|redis| Box::new(redis_server::check(redis, context)));
     let queue = &spec.queue;
-    let backend = match (queue.backend, redis.clone()) {
+    let backend = match (queue.backend, &redis) {
         (Backend::Postgres, _) => QueueBackend::Postgres,
-        (Backend::Redis, Some(url)) => QueueBackend::Redis(url),
+        (Backend::Redis, Some(_)) => QueueBackend::Redis,
         (Backend::Redis, None) => {
             context.error(
                 "/spec/queue/backend",

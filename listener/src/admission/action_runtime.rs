@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crds::config::{Egress, ListenerConfig, OwnDatabase, Redacted};
+use crds::config::{Egress, ListenerConfig, OwnDatabase, RedisServerConfig};
 use crds::v1alpha1::DEFAULT_MAX_CONCURRENCY;
 use reqwest::Client;
 
@@ -92,7 +92,7 @@ impl ActionRuntime {
 }
 
 /// What a runtime depends on: egress rules, and the Redis of a listener with its identity there.
-type CacheKey = (Egress, Option<(Redacted, String)>);
+type CacheKey = (Egress, Option<(Box<RedisServerConfig>, String)>);
 
 /// Cache of the runtime across reloads of a listener: connections stay open while the egress rules stay
 /// the same.
@@ -107,7 +107,10 @@ impl ActionRuntimeCache {
     pub fn of(&mut self, listener: &ListenerConfig) -> Result<ActionRuntime, ActionRuntimeError> {
         let identity = listener.identity();
         let redis = listener.queue.redis.clone();
-        let by = (listener.egress.clone(), redis.map(|url| (url, identity)));
+        let by = (
+            listener.egress.clone(),
+            redis.map(|server| (server, identity)),
+        );
         let own = |runtime: ActionRuntime| ActionRuntime {
             cache_ttl: listener.cache_ttl,
             listener: Arc::from(listener.identity()),
@@ -117,7 +120,8 @@ impl ActionRuntimeCache {
             return Ok(own(runtime.clone()));
         }
         let redis = by.1.as_ref();
-        let redis_limiter = redis.and_then(|(url, identity)| RedisLimiter::new(url, identity));
+        let redis_limiter =
+            redis.and_then(|(server, identity)| RedisLimiter::new(server, identity));
         let mut runtime =
             ActionRuntime::new(&by.0, &self.endpoints)?.with_redis_limiter(redis_limiter);
         if let Some((_, last)) = &self.last {
@@ -126,7 +130,7 @@ impl ActionRuntimeCache {
         }
         runtime.results = runtime
             .results
-            .with_redis(redis.map(|(url, name)| (url, &**name)));
+            .with_redis(redis.map(|(server, name)| (&**server, &**name)));
         self.last = Some((by, runtime.clone()));
         Ok(own(runtime))
     }

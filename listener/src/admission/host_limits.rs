@@ -85,7 +85,8 @@ pub(crate) fn without_port(host: &str) -> &str {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-    use crds::config::{ActionKind, BatchConfig, Egress, RateLimit, Redacted};
+    use crate::redis_client::standalone;
+    use crds::config::{ActionKind, BatchConfig, Egress, RateLimit};
     use futures::future::join_all;
     use testkit::servers::redis::{Options, PrivateRedis};
 
@@ -176,7 +177,7 @@ mod tests {
         const DELAY: Duration = Duration::from_millis(100);
         let sink = Sink::start(Behaviour::Delay(DELAY)).await.unwrap();
         let server = PrivateRedis::start(&Options::default()).await.unwrap();
-        let url = Redacted::new(server.url());
+        let url = standalone(&server);
         let process = || {
             let limiter = RedisLimiter::patient(&url, "shop/main");
             let shared = shared(&EndpointRegistry::default(), limit(Some(1), None))
@@ -203,7 +204,7 @@ mod tests {
     async fn rate_limited_attempt_releases_its_redis_permit() {
         let sink = Sink::start(Behaviour::Ok).await.unwrap();
         let server = PrivateRedis::start(&Options::default()).await.unwrap();
-        let limiter = RedisLimiter::patient(&Redacted::new(server.url()), "shop/main").unwrap();
+        let limiter = RedisLimiter::patient(&standalone(&server), "shop/main").unwrap();
         let shared = shared(&EndpointRegistry::default(), limit(Some(1), Some(1)));
         let action = post(
             sink.url("/"),

@@ -8,9 +8,9 @@ pub(crate) use super::redis_semaphore::RedisPermit;
 use std::fmt;
 use std::time::Duration;
 
-use crds::config::{RateLimit, Redacted};
+use crds::config::{RateLimit, RedisServerConfig};
 use redis::Script;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis_connection::{ConnectionLimits, RedisConnection};
 use tokio::time::timeout;
 
 use super::redis_semaphore;
@@ -21,6 +21,9 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Timeout of a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Most commands in flight; others wait.
+const MAX_IN_FLIGHT: usize = 1024;
 
 /// `ARGV`, for each bucket: microseconds between two tokens, and the tolerance. Returns the microseconds
 /// to wait, 0 where a token of each was taken.
@@ -44,7 +47,7 @@ return 0";
 /// Shared limits of one listener.
 #[derive(Clone)]
 pub struct RedisLimiter {
-    pub(super) manager: ConnectionManager,
+    pub(super) connection: RedisConnection,
     /// Timeout of a command.
     pub(super) response_timeout: Duration,
     pub(super) prefix: String,
@@ -60,27 +63,32 @@ impl fmt::Debug for RedisLimiter {
 }
 
 impl RedisLimiter {
-    /// Creates the limits of a listener; nothing where the URL cannot be used. Opens no connection yet,
+    /// Creates the limits of a listener; nothing where the address cannot be used. Opens no connection yet,
     /// but must be called within a runtime.
     #[must_use]
-    pub fn new(url: &Redacted, listener: &str) -> Option<Self> {
-        Self::within(RESPONSE_TIMEOUT, url, listener)
+    pub fn new(server: &RedisServerConfig, listener: &str) -> Option<Self> {
+        Self::within(RESPONSE_TIMEOUT, server, listener)
     }
 
     /// One that waits for an answer for as long as a busy machine may take.
     #[cfg(test)]
-    pub(crate) fn patient(url: &Redacted, listener: &str) -> Option<Self> {
-        Self::within(Duration::from_mins(10), url, listener)
+    pub(crate) fn patient(server: &RedisServerConfig, listener: &str) -> Option<Self> {
+        Self::within(Duration::from_mins(10), server, listener)
     }
 
-    fn within(response_timeout: Duration, url: &Redacted, listener: &str) -> Option<Self> {
-        let client = redis_client::open(url)?;
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT.max(response_timeout)))
-            .set_response_timeout(Some(response_timeout))
-            .set_number_of_retries(0);
+    fn within(
+        response_timeout: Duration,
+        server: &RedisServerConfig,
+        listener: &str,
+    ) -> Option<Self> {
+        let limits = ConnectionLimits {
+            connect_timeout: CONNECT_TIMEOUT.max(response_timeout),
+            response_timeout,
+            reconnects: 0,
+            max_in_flight: MAX_IN_FLIGHT,
+        };
         Some(Self {
-            manager: ConnectionManager::new_lazy_with_config(client, config).ok()?,
+            connection: redis_client::open(server, limits)?,
             response_timeout,
             prefix: format!("observers:{{{listener}}}:"),
             acquire_tokens: Script::new(ACQUIRE_TOKENS),
@@ -91,7 +99,7 @@ impl RedisLimiter {
     /// Takes a token of each of these rate limits, or of none and returns how long to wait.
     pub(crate) async fn acquire(&self, limits: &[(String, RateLimit)]) -> Result<(), Duration> {
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let mut manager = self.manager.clone();
+        let mut connection = self.connection.clone();
         let mut call = self.acquire_tokens.prepare_invoke();
         for (name, limit) in limits {
             call.key(format!("{}rate:{name}", self.prefix))
@@ -100,7 +108,7 @@ impl RedisLimiter {
         }
         match timeout(
             self.response_timeout,
-            call.invoke_async::<u64>(&mut manager),
+            call.invoke_async::<u64>(&mut connection),
         )
         .await
         {
@@ -132,6 +140,7 @@ mod tests {
     use testkit::wait::Patience;
 
     use super::*;
+    use crate::redis_client::standalone;
 
     const LIMIT: RateLimit = RateLimit {
         attempts: 20,
@@ -148,7 +157,7 @@ mod tests {
     #[tokio::test]
     async fn tokens_are_taken_from_all_limits_or_none() {
         let server = PrivateRedis::start(&Options::default()).await.unwrap();
-        let limiter = RedisLimiter::patient(&Redacted::new(server.url()), "shop/main").unwrap();
+        let limiter = RedisLimiter::patient(&standalone(&server), "shop/main").unwrap();
         let rare = RateLimit {
             attempts: 1,
             per: Duration::from_hours(1),
@@ -175,7 +184,7 @@ mod tests {
     #[tokio::test]
     async fn all_processes_share_the_rate_limit() {
         let server = PrivateRedis::start(&Options::default()).await.unwrap();
-        let url = Redacted::new(server.url());
+        let url = standalone(&server);
         let begun = Instant::now();
         let all = Arc::new(AtomicU32::new(0));
         let mut processes = tokio::task::JoinSet::new();
@@ -211,7 +220,7 @@ mod tests {
     #[tokio::test]
     async fn unavailable_redis_holds_up_nothing() {
         let server = PrivateRedis::start(&Options::default()).await.unwrap();
-        let limiter = RedisLimiter::new(&Redacted::new(server.url()), "shop/main").unwrap();
+        let limiter = RedisLimiter::new(&standalone(&server), "shop/main").unwrap();
         server.stop().await.unwrap();
         for _ in 0..50 {
             assert_eq!(limiter.acquire(&limits("a")).await, Ok(()));

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use backoff::Backoff;
-use redis::aio::ConnectionManager;
 use redis::{RedisError, Script, cmd};
+use redis_connection::RedisConnection;
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
@@ -31,7 +31,7 @@ return 1";
 /// Permit that is held until it is released or its lease expires.
 #[must_use = "it is held until it is released"]
 pub(crate) struct RedisPermit {
-    manager: ConnectionManager,
+    connection: RedisConnection,
     response_timeout: Duration,
     key: String,
     id: String,
@@ -48,7 +48,7 @@ impl RedisLimiter {
         max_wait: Duration,
     ) -> Option<RedisPermit> {
         let permit = RedisPermit {
-            manager: self.manager.clone(),
+            connection: self.connection.clone(),
             response_timeout: self.response_timeout,
             key: format!("{}busy:{name}", self.prefix),
             id: Uuid::new_v4().to_string(),
@@ -93,7 +93,7 @@ impl RedisPermit {
         let micros = u64::try_from(lease.as_micros()).unwrap_or(u64::MAX);
         let mut call = script.prepare_invoke();
         call.key(&self.key).arg(&self.id).arg(micros).arg(most);
-        call.invoke_async(&mut self.manager.clone()).await
+        call.invoke_async(&mut self.connection.clone()).await
     }
 
     /// Releases the permit.
@@ -103,7 +103,7 @@ impl RedisPermit {
         // Should that fail, it expires with its lease.
         let _ = timeout(
             self.response_timeout,
-            call.query_async::<u32>(&mut self.manager),
+            call.query_async::<u32>(&mut self.connection),
         )
         .await;
     }
@@ -113,16 +113,16 @@ impl RedisPermit {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-    use crds::config::Redacted;
     use testkit::servers::redis::{Options, PrivateRedis};
 
     use super::*;
+    use crate::redis_client::standalone;
 
     const LONG: Duration = Duration::from_mins(10);
 
     async fn two() -> (PrivateRedis, RedisLimiter, RedisLimiter) {
         let server = PrivateRedis::start(&Options::default()).await.unwrap();
-        let url = Redacted::new(server.url());
+        let url = standalone(&server);
         let one = || RedisLimiter::patient(&url, "shop/main").unwrap();
         let (first, second) = (one(), one());
         (server, first, second)

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crds::config::Redacted;
+use crds::config::RedisServerConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -124,16 +124,16 @@ impl ResultCache {
     }
 
     /// Returns it with the results in a listener's Redis, or without any.
-    pub(crate) fn with_redis(self, redis: Option<(&Redacted, &str)>) -> Self {
+    pub(crate) fn with_redis(self, redis: Option<(&RedisServerConfig, &str)>) -> Self {
         let metrics = self.metrics.clone();
-        let redis = redis.and_then(|(url, listener)| RedisTier::new(url, listener, metrics));
+        let redis = redis.and_then(|(server, listener)| RedisTier::new(server, listener, metrics));
         Self { redis, ..self }
     }
 
     /// Returns it with results in Redis, which waits for an answer for as long as a busy machine may take.
     #[cfg(test)]
-    fn with_patient_redis(self, url: &Redacted, listener: &str) -> Self {
-        let redis = RedisTier::patient(url, listener, self.metrics.clone());
+    fn with_patient_redis(self, server: &RedisServerConfig, listener: &str) -> Self {
+        let redis = RedisTier::patient(server, listener, self.metrics.clone());
         Self { redis, ..self }
     }
 

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use backoff::Backoff;
-use crds::config::Redacted;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use crds::config::RedisServerConfig;
 use redis::{Cmd, FromRedisValue, Pipeline, RedisError};
+use redis_connection::{ConnectionLimits, RedisConnection};
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
@@ -41,7 +41,7 @@ const RELEASE: &str =
 /// Results in Redis.
 #[derive(Clone)]
 pub(crate) struct RedisTier {
-    manager: ConnectionManager,
+    connection: RedisConnection,
     prefix: Arc<str>,
     breaker: Arc<Mutex<CircuitBreaker>>,
     metrics: CacheMetrics,
@@ -83,32 +83,40 @@ pub(crate) enum Turn {
 }
 
 impl RedisTier {
-    /// Creates the tier of a listener; nothing where the URL cannot be used. Opens no connection yet, but must
+    /// Creates the tier of a listener; nothing where the address cannot be used. Opens no connection yet, but must
     /// be called within a runtime.
-    pub(crate) fn new(url: &Redacted, listener: &str, metrics: CacheMetrics) -> Option<Self> {
-        Self::within(BUDGET, url, listener, metrics)
+    pub(crate) fn new(
+        server: &RedisServerConfig,
+        listener: &str,
+        metrics: CacheMetrics,
+    ) -> Option<Self> {
+        Self::within(BUDGET, server, listener, metrics)
     }
 
     /// One that waits for an answer for as long as a busy machine may take.
     #[cfg(test)]
-    pub(crate) fn patient(url: &Redacted, listener: &str, metrics: CacheMetrics) -> Option<Self> {
-        Self::within(Duration::from_mins(10), url, listener, metrics)
+    pub(crate) fn patient(
+        server: &RedisServerConfig,
+        listener: &str,
+        metrics: CacheMetrics,
+    ) -> Option<Self> {
+        Self::within(Duration::from_mins(10), server, listener, metrics)
     }
 
     fn within(
         budget: Duration,
-        url: &Redacted,
+        server: &RedisServerConfig,
         listener: &str,
         metrics: CacheMetrics,
     ) -> Option<Self> {
-        let client = redis_client::open(url)?;
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(budget))
-            .set_number_of_retries(0)
-            .set_concurrency_limit(MAX_IN_FLIGHT);
+        let limits = ConnectionLimits {
+            connect_timeout: CONNECT_TIMEOUT,
+            response_timeout: budget,
+            reconnects: 0,
+            max_in_flight: MAX_IN_FLIGHT,
+        };
         Some(Self {
-            manager: ConnectionManager::new_lazy_with_config(client, config).ok()?,
+            connection: redis_client::open(server, limits)?,
             prefix: Arc::from(format!("observers:{{{listener}}}:cache:")),
             breaker: Arc::new(Mutex::new(CircuitBreaker::new())),
             metrics,
@@ -174,13 +182,15 @@ impl RedisTier {
     }
 
     async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Option<T> {
-        let mut manager = self.manager.clone();
-        self.within_budget(command.query_async(&mut manager)).await
+        let mut connection = self.connection.clone();
+        self.within_budget(command.query_async(&mut connection))
+            .await
     }
 
     async fn pipeline<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Option<T> {
-        let mut manager = self.manager.clone();
-        self.within_budget(pipeline.query_async(&mut manager)).await
+        let mut connection = self.connection.clone();
+        self.within_budget(pipeline.query_async(&mut connection))
+            .await
     }
 
     /// Waits for an answer within the budget, unless the server is left alone.

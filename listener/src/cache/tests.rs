@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crds::config::Redacted;
 use futures::future::join_all;
 use serde_json::value::RawValue;
 use testkit::servers::redis::{Options, PrivateRedis};
@@ -11,6 +12,7 @@ use super::invalidation::{Change, Scope, Tag};
 use super::key::CacheKeyBuilder;
 use super::*;
 use crate::delivery::failure::{Failure, FailureKind};
+use crate::redis_client::standalone;
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -237,8 +239,8 @@ async fn change_ends_a_result_also_for_one_that_joins() {
 
 /// Caches of two processes that share a Redis.
 fn two(server: &PrivateRedis) -> [ResultCache; 2] {
-    let url = Redacted::new(server.url());
-    [(); 2].map(|()| cache().with_patient_redis(&url, "shop/main"))
+    let server = standalone(server);
+    [(); 2].map(|()| cache().with_patient_redis(&server, "shop/main"))
 }
 
 #[tokio::test]
@@ -329,15 +331,16 @@ async fn rubbish_of_redis_is_a_miss() {
 #[tokio::test]
 async fn redis_that_is_away_or_does_not_answer_costs_little() {
     let server = PrivateRedis::start(&Options::default()).await.unwrap();
-    let url = Redacted::new(server.url());
+    let away = standalone(&server);
     let times = super::tests::times(MINUTE, MINUTE, Duration::ZERO);
     let ask = |part: &str| request(&times, part, Vec::new());
     // It accepts connections and says nothing.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let silent_url = format!("redis://{}", silent.local_addr().unwrap());
+    let silent_url = Redacted::new(format!("redis://{}", silent.local_addr().unwrap()));
+    let silent_server = RedisServerConfig::standalone(silent_url);
     server.stop().await.unwrap();
-    for url in [url, Redacted::new(silent_url)] {
-        let cache = cache().with_redis(Some((&url, "shop/main")));
+    for server in [away, silent_server] {
+        let cache = cache().with_redis(Some((&server, "shop/main")));
         for n in 0..100 {
             let part = n.to_string();
             assert_eq!(get(&cache, ask(&part), "9").await, is("9", Served::Miss));

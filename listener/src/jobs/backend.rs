@@ -15,6 +15,8 @@ use ::queue::{BackendKind, JobQueue, QueueConfig, QueueError};
 use crds::config::{ListenerConfig, QueueBackend};
 use sqlx::{PgConnection, PgPool};
 
+use crate::redis_client::endpoint;
+
 /// Interval of attempts to switch to the configured backend.
 const SWITCH_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -121,8 +123,9 @@ impl QueueBackendHandle {
                 let queue = PostgresQueue::new(pool.clone(), &identity, queue_config);
                 (Arc::new(queue), Durability::Always)
             }
-            (BackendKind::Redis, Some(url)) => {
-                let opening = RedisQueue::open(url.reveal(), &identity, pool.clone(), queue_config);
+            (BackendKind::Redis, Some(server)) => {
+                let endpoint = endpoint(server);
+                let opening = RedisQueue::open(&endpoint, &identity, pool.clone(), queue_config);
                 let queue = opening.await?;
                 let durability = queue.durability();
                 (Arc::new(queue), durability)
@@ -224,7 +227,7 @@ impl QueueBackendHandle {
 fn configured(listener: &ListenerConfig) -> BackendKind {
     match &listener.queue.backend {
         QueueBackend::Postgres => BackendKind::Postgres,
-        QueueBackend::Redis(_) => BackendKind::Redis,
+        QueueBackend::Redis => BackendKind::Redis,
     }
 }
 

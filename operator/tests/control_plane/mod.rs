@@ -27,7 +27,7 @@ async fn in_a_control_plane() {
     let mut operator = Operator::start(&plane).await;
     let room = async |name: &str| Room::new(client.clone(), name).await;
     let playing = scenarios::all(room, &operator);
-    let failures = LocalSet::new().run_until(playing).await;
+    let failures = Box::pin(LocalSet::new().run_until(playing)).await;
     operator.stop();
     plane.lease_is_free(&client).await;
     assert!(failures.is_empty(), "\n{}", failures.join("\n"));

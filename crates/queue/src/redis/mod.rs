@@ -1,6 +1,6 @@
 //! Backend in Redis, in streams; also in servers that speak its protocol and have its streams and scripts.
-//! Redis 7 or newer, one server (a primary with replicas behind one address is fine; cluster
-//! redirections are not followed, though all keys of a listener share a slot).
+//! Redis 7 or newer: one server, one behind Sentinels, or a Cluster, where all keys of a listener share a
+//! slot. While that slot moves to another node, calls fail until the move is done.
 //!
 //! # Keys
 //! All keys begin with `observers:{<listener>}:`.
@@ -52,6 +52,7 @@ mod workers;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use redis_connection::RedisEndpoint;
 use sqlx::{PgConnection, PgPool};
 
 pub use durability::Durability;
@@ -100,18 +101,17 @@ pub enum OpenError {
 }
 
 impl RedisQueue {
-    /// Opens the queue of a listener, `namespace/name`, on the server of a URL (`redis://` or
-    /// `rediss://`). Dead letters are written through `pool`, in transactions of their own.
+    /// Opens the queue of a listener, `namespace/name`. Dead letters are written through `pool`, in transactions of their own.
     ///
     /// Every call ends within a few times [`Self::CALL_TIMEOUT`], even if the server hangs, and calls
     /// succeed again once it is back.
     pub async fn open(
-        url: &str,
+        endpoint: &RedisEndpoint,
         listener: &str,
         pool: PgPool,
         config: QueueConfig,
     ) -> Result<Self, OpenError> {
-        let server = Server::open(url, listener)?;
+        let server = Server::open(endpoint, listener)?;
         let durability = durability::read(&server).await?;
         Ok(Self {
             server,

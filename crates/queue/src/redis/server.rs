@@ -6,31 +6,19 @@
 use std::fmt;
 use std::time::Duration;
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::io::tcp::TcpSettings;
-use redis::{Client, ConnectionInfo, FromRedisValue, IntoConnectionInfo, Script, ScriptInvocation};
+use redis::{FromRedisValue, Script, ScriptInvocation};
+use redis_connection::{ConnectionLimits, RedisConnection, RedisEndpoint};
 
 use super::{OpenError, RedisQueue};
 use crate::QueueError;
 
-/// Timeout of a connection attempt.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Timeout of a reply. Scripts are short, but a server may be busy with its disk.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Retries to connect that one call waits for.
-const MAX_RECONNECTS: usize = 2;
-
-/// Shortest and longest backoff between two attempts to connect.
-const MIN_BACKOFF: Duration = Duration::from_millis(50);
-const MAX_BACKOFF: Duration = Duration::from_millis(500);
-
-/// Time without an acknowledgement after which a connection counts as broken.
-const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Most commands in flight; others wait.
-const MAX_IN_FLIGHT: usize = 64;
+/// Scripts are short, but a server may be busy with its disk.
+const LIMITS: ConnectionLimits = ConnectionLimits {
+    connect_timeout: Duration::from_secs(2),
+    response_timeout: Duration::from_secs(5),
+    reconnects: 2,
+    max_in_flight: 64,
+};
 
 impl RedisQueue {
     /// Timeout of one step of a call; a call has few.
@@ -39,7 +27,7 @@ impl RedisQueue {
 
 /// Server, and the prefix of one listener's keys.
 pub(super) struct Server {
-    manager: ConnectionManager,
+    connection: RedisConnection,
     prefix: String,
 }
 
@@ -53,23 +41,11 @@ impl fmt::Debug for Server {
 }
 
 impl Server {
-    pub(super) fn open(url: &str, listener: &str) -> Result<Self, OpenError> {
-        let address = |error: redis::RedisError| OpenError::Address(error.to_string());
-        let info: ConnectionInfo = url.into_connection_info().map_err(address)?;
-        let tcp = TcpSettings::default().set_nodelay(true);
-        #[cfg(target_os = "linux")]
-        let tcp = tcp.set_user_timeout(TCP_USER_TIMEOUT);
-        let client = Client::open(info.set_tcp_settings(tcp)).map_err(address)?;
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(RESPONSE_TIMEOUT))
-            .set_number_of_retries(MAX_RECONNECTS)
-            .set_min_delay(MIN_BACKOFF)
-            .set_max_delay(MAX_BACKOFF)
-            .set_concurrency_limit(MAX_IN_FLIGHT);
-        let manager = ConnectionManager::new_lazy_with_config(client, config).map_err(address)?;
+    pub(super) fn open(endpoint: &RedisEndpoint, listener: &str) -> Result<Self, OpenError> {
+        let connection = RedisConnection::open(endpoint, LIMITS)
+            .map_err(|error| OpenError::Address(error.to_string()))?;
         Ok(Self {
-            manager,
+            connection,
             prefix: format!("observers:{{{listener}}}:"),
         })
     }
@@ -83,8 +59,8 @@ impl Server {
         &self,
         script: &ScriptInvocation<'_>,
     ) -> Result<T, QueueError> {
-        let mut manager = self.manager.clone();
-        Ok(within_timeout(script.invoke_async(&mut manager)).await?)
+        let mut connection = self.connection.clone();
+        Ok(within_timeout(script.invoke_async(&mut connection)).await?)
     }
 
     /// Runs a command on one key of the listener.
@@ -117,8 +93,8 @@ impl Server {
         &self,
         cmd: &redis::Cmd,
     ) -> Result<T, redis::RedisError> {
-        let mut manager = self.manager.clone();
-        within_timeout(cmd.query_async(&mut manager)).await
+        let mut connection = self.connection.clone();
+        within_timeout(cmd.query_async(&mut connection)).await
     }
 }
 

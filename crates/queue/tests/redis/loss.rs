@@ -7,11 +7,14 @@ use std::time::Duration;
 use ::redis::AsyncCommands;
 use observer_queue::redis::{Durability, OpenError, RedisQueue};
 use observer_queue::{JobQueue, QueueConfig, QueueError, WorkerId};
+use redis_connection::{RedisEndpoint, SentinelLogin, Topology};
 use testkit::servers::redis::{Fsync, Options, PrivateRedis};
+use testkit::servers::redis_groups::{ClusterGroup, MASTER_NAME, SentinelGroup};
 use tokio::time::Instant;
 
 use super::{inspect, own, start};
 use crate::support::builders::{add, complete_all, complete_batch, job, lane, request, worker};
+use crate::support::database;
 use crate::support::faulty_workers::{FaultRates, FaultyWorkers};
 use crate::support::{CALM, Fixture, LISTENER, STALLED, eventually, seed};
 use testkit::wait::Patience;
@@ -279,7 +282,13 @@ async fn durability_is_read_when_the_queue_is_opened() {
         };
         let server = PrivateRedis::start(&options).await.unwrap();
         let pool = testkit::database::lazy_pool("postgres://nowhere/", 1);
-        let queue = RedisQueue::open(&server.url(), LISTENER, pool, CALM).await;
+        let queue = RedisQueue::open(
+            &RedisEndpoint::standalone(server.url()),
+            LISTENER,
+            pool,
+            CALM,
+        )
+        .await;
         assert_eq!(queue.unwrap().durability(), told);
     }
 }
@@ -292,10 +301,79 @@ async fn server_that_evicts_keys_is_rejected() {
     };
     let server = PrivateRedis::start(&options).await.unwrap();
     let pool = testkit::database::lazy_pool("postgres://nowhere/", 1);
-    let refused = RedisQueue::open(&server.url(), LISTENER, pool.clone(), CALM).await;
+    let refused = RedisQueue::open(
+        &RedisEndpoint::standalone(server.url()),
+        LISTENER,
+        pool.clone(),
+        CALM,
+    )
+    .await;
     assert!(matches!(refused, Err(OpenError::Evicts(policy)) if policy == "allkeys-lru"));
-    let nowhere = RedisQueue::open("http://secret@nowhere", LISTENER, pool, CALM).await;
+    let nowhere = RedisQueue::open(
+        &RedisEndpoint::standalone("http://secret@nowhere"),
+        LISTENER,
+        pool,
+        CALM,
+    )
+    .await;
     let error = nowhere.unwrap_err();
     assert!(matches!(error, OpenError::Address(_)), "{error}");
     assert!(!error.to_string().contains("secret"));
+}
+
+/// Jobs of a queue whose server is replaced by its replica, which has all.
+async fn jobs_survive_a_failover(endpoint: &RedisEndpoint, fail_over: impl AsyncFnOnce()) {
+    let db = database::database().await;
+    let queue = RedisQueue::open(endpoint, LISTENER, db.pool.clone(), CALM)
+        .await
+        .unwrap();
+    let worker = worker(&queue).await;
+    add(&queue, &db.pool, &jobs(0, 200)).await;
+    let before = complete_batch(&queue, worker, &request(8)).await.len();
+    fail_over().await;
+    // A job that is added twice is one.
+    let more = jobs(200, 220);
+    eventually("the queue accepts jobs", async || {
+        let mut connection = db.pool.acquire().await.unwrap();
+        queue.enqueue(&mut connection, &more).await.ok()
+    })
+    .await;
+    let after = complete_all(&queue, worker, &request(16)).await.len();
+    assert_eq!(before + after, 220, "each once");
+    assert!(queue.is_empty().await.unwrap());
+}
+
+#[tokio::test]
+async fn jobs_survive_a_failover_in_a_cluster() {
+    let cluster = ClusterGroup::start().await.unwrap();
+    let endpoint = RedisEndpoint {
+        topology: Topology::Cluster,
+        ..RedisEndpoint::standalone(cluster.url())
+    };
+    jobs_survive_a_failover(&endpoint, async || {
+        let master = cluster.master_of(&format!("{{{LISTENER}}}")).await.unwrap();
+        cluster.replicas_have_all(master).await;
+        master.crash().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn jobs_survive_a_failover_behind_a_sentinel() {
+    let group = SentinelGroup::start().await.unwrap();
+    let endpoint = RedisEndpoint {
+        topology: Topology::Sentinel {
+            master_name: MASTER_NAME.to_owned(),
+            login: SentinelLogin {
+                username: None,
+                password: Some(group.password().to_owned()),
+            },
+        },
+        ..RedisEndpoint::standalone(group.url())
+    };
+    jobs_survive_a_failover(&endpoint, async || {
+        group.replica_has_all().await;
+        group.first.crash().await.unwrap();
+    })
+    .await;
 }

@@ -16,6 +16,8 @@ pub mod pooler;
 pub mod postgres;
 pub mod redis;
 #[cfg(feature = "tests")]
+pub mod redis_groups;
+#[cfg(feature = "tests")]
 pub mod smtp;
 
 use std::io;

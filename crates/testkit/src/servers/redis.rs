@@ -63,6 +63,10 @@ pub struct Options {
     pub fsync: Fsync,
     /// Further lines of its settings.
     pub settings: Vec<String>,
+    /// Password that servers of a group share; one of its own if `None`.
+    pub password: Option<String>,
+    /// Whether it is a Sentinel.
+    pub sentinel: bool,
 }
 
 /// A running server; killed and removed when dropped, or when the owner's process ends.
@@ -71,10 +75,16 @@ pub struct PrivateRedis {
     folder: PathBuf,
     port: u16,
     password: String,
+    sentinel: bool,
     /// User and group to run as, unless they are the owner's own.
     run_as: Option<u32>,
     process: Mutex<Option<Child>>,
     _guardian: Guardian,
+}
+
+/// A password that nobody guesses.
+pub(super) fn random_password() -> String {
+    Uuid::new_v4().simple().to_string()
 }
 
 impl PrivateRedis {
@@ -88,7 +98,8 @@ impl PrivateRedis {
             // From here on the guardian removes it.
             folder: temporary.keep(),
             port: 0,
-            password: Uuid::new_v4().simple().to_string(),
+            password: options.password.clone().unwrap_or_else(random_password),
+            sentinel: options.sentinel,
             run_as,
             process: Mutex::new(None),
             _guardian: guardian,
@@ -111,6 +122,17 @@ impl PrivateRedis {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Number of the process; none while it is stopped.
+    pub async fn pid(&self) -> Option<u32> {
+        self.process.lock().await.as_ref().and_then(Child::id)
+    }
+
+    /// The default user's password.
+    #[must_use]
+    pub fn password(&self) -> &str {
+        &self.password
     }
 
     /// Its URL, as the default user.
@@ -138,6 +160,7 @@ impl PrivateRedis {
         let mut command = Command::new(PROGRAM);
         command
             .arg(self.folder.join("conf"))
+            .args(self.sentinel.then_some("--sentinel"))
             .current_dir(&self.folder)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -195,7 +218,7 @@ impl PrivateRedis {
     }
 
     /// Sends one command and reads what comes first; nothing where the server does not answer.
-    async fn ask(&self, command: &str) -> Option<String> {
+    pub(super) async fn ask(&self, command: &str) -> Option<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.ok()?;
         let sent = format!("AUTH {}\r\n{command}\r\n", self.password);
         stream.write_all(sent.as_bytes()).await.ok()?;
@@ -219,12 +242,18 @@ impl PrivateRedis {
             Fsync::Off => ("no", "no"),
         };
         let folder = self.folder.display();
+        let (port, password) = (self.port, &self.password);
+        let log = if self.sentinel {
+            String::new()
+        } else {
+            format!(
+                "save \"\"\nappendonly {appendonly}\nappendfsync {appendfsync}\nmasterauth {password}\n"
+            )
+        };
+        let further = options.settings.join("\n");
         let settings = format!(
-            "bind 127.0.0.1\nport {}\nrequirepass {}\ndir {folder}\npidfile {folder}/pid\nlogfile {folder}/log\n\
-             daemonize no\nsave \"\"\nappendonly {appendonly}\nappendfsync {appendfsync}\n{}\n",
-            self.port,
-            self.password,
-            options.settings.join("\n"),
+            "bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir {folder}\npidfile {folder}/pid\n\
+             logfile {folder}/log\ndaemonize no\n{log}{further}\n"
         );
         let path = self.folder.join("conf");
         std::fs::write(&path, settings)
