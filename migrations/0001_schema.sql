@@ -475,3 +475,37 @@ create table observer.cache_invalidation (
 );
 create index on observer.cache_invalidation (listener, id);
 comment on table observer.cache_invalidation is 'Results of the cache that were dropped by hand, for as long as one may live.';
+
+-- Sources that fill the log from elsewhere, by slot: what of them is in the log, and who reads them.
+create table observer.source (
+    name text primary key,
+    -- of the server and the database that are read; nothing before the first session
+    system_identifier text,
+    timeline bigint,
+    database text,
+    -- all up to here is in the log; the slot is never told more than this
+    confirmed_lsn pg_lsn,
+    -- the transaction under way, by its commit, and how many of its changes are in the log
+    commit_lsn pg_lsn,
+    ordinal bigint not null default 0,
+    -- grows with each change of hands; a write that carries an older one changes nothing
+    epoch bigint not null default 0,
+    holder text not null default '',
+    -- without a further write, others may take over from then on
+    expires_at timestamptz not null default '-infinity',
+    saved_at timestamptz not null default clock_timestamp(),
+    check ((system_identifier is null) = (confirmed_lsn is null)),
+    check (commit_lsn is not null or ordinal = 0)
+);
+
+-- What a source lost before the log had it.
+create table observer.source_gap (
+    id bigint generated always as identity primary key,
+    name text not null,
+    reason text not null,
+    from_lsn pg_lsn not null,
+    to_lsn pg_lsn not null,
+    recorded_at timestamptz not null default clock_timestamp()
+);
+comment on table observer.source is 'Sources that fill the log from elsewhere: what of them is in the log, and who reads them.';
+comment on table observer.source_gap is 'What sources lost before the log had it.';

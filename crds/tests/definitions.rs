@@ -574,6 +574,25 @@ spec.search.retention string default=720h
 spec.shards integer minimum=1 maximum=256 default=8
 spec.source object default={"triggers":{}}
 spec.source.triggers object
+spec.source.wal object
+spec.source.wal.database object
+spec.source.wal.database.url! object
+spec.source.wal.database.url.secretKeyRef object
+spec.source.wal.database.url.secretKeyRef.key! string
+spec.source.wal.database.url.secretKeyRef.name! string
+spec.source.wal.database.url.value string
+spec.source.wal.failover boolean default=false
+spec.source.wal.onSlotLost string enum=["Stop","Recreate"] default=Stop
+spec.source.wal.publication string default=observer
+spec.source.wal.slot string
+spec.source.wal.tables array maxItems=1000
+spec.source.wal.tables[] object
+spec.source.wal.tables[].exclude array maxItems=1000
+spec.source.wal.tables[].exclude[] string
+spec.source.wal.tables[].key array maxItems=32
+spec.source.wal.tables[].key[] string
+spec.source.wal.tables[].table! string
+spec.source.wal.tables[].tenant string
 spec.stalledAfter string default=1m
 spec.startAt string enum=["Beginning","Now"] default=Beginning"#;
 

@@ -205,11 +205,11 @@ fn missing_fields_are_named() {
 fn there_is_exactly_one_source() {
     breaks_listener(
         "source: {}",
-        "spec.source: names no source; write `triggers: {}`, or leave `source` out",
+        "spec.source: names no source; write `triggers: {}` or `wal: {}`, or leave `source` out",
     );
     breaks_listener(
         "source: {trigger: {}}",
-        "spec.source.trigger: unknown field; did you mean `triggers`? Known here: triggers",
+        "spec.source.trigger: unknown field; did you mean `triggers`? Known here: triggers, wal",
     );
     breaks_listener(
         "source: {triggers: {tables: []}}",

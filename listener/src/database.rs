@@ -350,6 +350,13 @@ pub fn cache_pool(url: &Redacted) -> Result<PgPool, DatabaseError> {
     Ok(pool.connect_lazy_with(options(url)?))
 }
 
+/// Opens the pool of a source: one appends, and one waits for what others append. No connection is made before
+/// one is needed.
+pub fn source_pool(url: &Redacted) -> Result<PgPool, DatabaseError> {
+    let pool = simple(2).idle_timeout(ADMIN_IDLE_TIMEOUT);
+    Ok(pool.connect_lazy_with(options(url)?))
+}
+
 /// Returns a duration as Postgres knows it.
 #[must_use]
 pub(crate) fn interval(duration: Duration) -> PgInterval {

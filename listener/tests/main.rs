@@ -57,4 +57,5 @@ mod tenants;
 mod terminal;
 mod unread;
 mod untracked;
+mod wal;
 mod watched_files;

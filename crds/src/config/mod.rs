@@ -18,6 +18,7 @@ mod redis_server;
 mod search;
 mod server_url;
 mod slack;
+mod source;
 mod teams;
 mod tls;
 mod webhook;
@@ -49,6 +50,7 @@ pub use search::{
 };
 pub use server_url::ServerUrl;
 pub use slack::SlackConfig;
+pub use source::{OnSlotLost, WalSourceConfig, WalTableConfig};
 pub use teams::{TeamsConfig, TeamsContent};
 pub use tls::TlsConfig;
 pub use webhook::{BatchConfig, HeaderValue, Method, WebhookConfig, is_json, is_own_header};
@@ -158,6 +160,8 @@ pub struct ListenerConfig {
     pub stalled_after: Duration,
     /// The database whose log is read, and where checkpoints and dead letters are kept.
     pub database_url: Redacted,
+    /// The write-ahead log that fills the change log; triggers do where absent.
+    pub wal: Option<Box<WalSourceConfig>>,
     /// Where to begin without a checkpoint.
     pub start_at: StartAt,
     /// Longest pause between two looks at a database in which nothing happens.

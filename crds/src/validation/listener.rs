@@ -1,14 +1,14 @@
 //! Validation of an `ObserverListener`: the rules that its schema cannot say.
 
 use super::url::database_url;
-use super::{api, egress, enrich, pod_template, queue, search};
+use super::{api, egress, enrich, pod_template, queue, search, source};
 use crate::config::{LeaseConfig, ListenerConfig, OwnDatabase};
 use crate::duration::HumanDuration;
 use crate::manifest::diagnostics::field;
 use crate::manifest::document::Metadata;
 use crate::v1alpha1::{
     LabelExpression, LabelOperator, LabelSelector, LeaseTiming, NamespacesFrom,
-    ObserverListenerSpec, Source,
+    ObserverListenerSpec,
 };
 use crate::validation::context::ValidationContext;
 
@@ -53,10 +53,10 @@ pub(crate) fn check(
         );
     }
     check_identity(spec, meta, context);
-    check_source(&spec.source, context);
     if let Some(template) = &spec.pod_template {
         pod_template::check(template, context);
     }
+    let log_database = database_url(&field(at, "url"), &database.url, context);
     let mut config = ListenerConfig {
         namespace: meta.namespace.clone(),
         name: meta.name.clone(),
@@ -69,7 +69,8 @@ pub(crate) fn check(
             SHORTEST_STALL,
             LONGEST_STALL,
         ),
-        database_url: database_url(&field(at, "url"), &database.url, context),
+        wal: source::check(&spec.source, &log_database, context),
+        database_url: log_database,
         start_at: spec.start_at,
         max_poll_interval: context.check_range(
             &field(at, "maxPollInterval"),
@@ -112,17 +113,6 @@ pub(crate) fn check(
         listener: config.identity(),
     });
     config
-}
-
-/// Checks that there is exactly one source. As there is but one kind, only none is wrong.
-fn check_source(source: &Source, context: &mut ValidationContext<'_>) {
-    if source.triggers.is_none() {
-        context.missing_field(
-            "/spec/source",
-            &["triggers"],
-            "names no source; write `triggers: {}`, or leave `source` out",
-        );
-    }
 }
 
 /// Checks that an identity is in the namespace of the listener: the right to write listeners in one

@@ -16,5 +16,6 @@ mod queue;
 mod rate_limit;
 mod redis_server;
 mod search;
+mod source;
 mod tls;
 mod url;

@@ -6,6 +6,7 @@
 
 pub mod change_log;
 pub(crate) mod changed_keys;
+pub(crate) mod notifications;
 pub mod poll_loop;
 pub mod position;
 pub mod reader;

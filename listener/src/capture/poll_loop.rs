@@ -95,10 +95,13 @@ pub async fn poll_loop<B: Future<Output = ()>>(
             } else {
                 let pause = poll_pause(last_event.elapsed(), longest);
                 // A new assignment must not wait for a long pause.
-                match tokio::time::timeout(pause, assigned.changed()).await {
-                    Ok(Ok(())) => reader.assign(&assigned.borrow_and_update()),
-                    Ok(Err(_)) => return Ok(()),
-                    Err(_) => {}
+                tokio::select! {
+                    changed = tokio::time::timeout(pause, assigned.changed()) => match changed {
+                        Ok(Ok(())) => reader.assign(&assigned.borrow_and_update()),
+                        Ok(Err(_)) => return Ok(()),
+                        Err(_) => {}
+                    },
+                    () = reader.woken() => {}
                 }
             }
         }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -104,6 +105,8 @@ pub struct LogReader {
     /// The backlog that was reported last.
     reported_backlog: u64,
     order: ReadOrder,
+    /// Told when something was appended, by sources that say so.
+    appended: Arc<Notify>,
 }
 
 /// A range to read, and the shards to read it for.
@@ -125,7 +128,19 @@ impl LogReader {
             last_reported: (0, Instant::now()),
             reported_backlog: 0,
             order: ReadOrder::Lagging,
+            appended: Arc::default(),
         }
+    }
+
+    /// Returns it with what it is told by when something was appended.
+    #[must_use]
+    pub fn woken_by(self, appended: Arc<Notify>) -> Self {
+        Self { appended, ..self }
+    }
+
+    /// Waits until something was appended, as far as it is told.
+    pub(crate) async fn woken(&self) {
+        self.appended.notified().await;
     }
 
     /// Returns whether no shard is assigned.

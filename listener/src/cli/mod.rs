@@ -250,8 +250,8 @@ pub fn main() -> ExitCode {
     };
     let result = runtime.block_on(async {
         match cli.command {
-            Command::Run(args) => run::run(args, WorkerMode::Embedded).await,
-            Command::Worker(args) => run::run(args, WorkerMode::Dedicated).await,
+            Command::Run(args) => Box::pin(run::run(args, WorkerMode::Embedded)).await,
+            Command::Worker(args) => Box::pin(run::run(args, WorkerMode::Dedicated)).await,
             Command::Check(args) => check::check(&args).await,
             Command::Migrate(args) => schema::migrate(args).await,
             Command::ResetPosition(args) => schema::reset_position(args).await,

@@ -100,12 +100,15 @@ impl SessionContext<'_> {
             let (changes, stop) = (Arc::clone(&changes), stop.child_token());
             AbortOnDropHandle::new(tokio::spawn(async move { changes.run(stop).await }))
         };
+        let source = self.start_source()?;
+        let parts = (&history, &changes, &source.appended);
         let result = if self.worker_mode == WorkerMode::Dedicated {
             Box::pin(self.run_worker(&database, (&history, &changes), stop)).await
         } else {
-            Box::pin(self.run_shards(database, (&history, &changes), stop)).await
+            Box::pin(self.run_shards(database, parts, stop)).await
         };
         drop(following);
+        source.shut_down().await;
         history.shut_down().await;
         result
     }
@@ -121,7 +124,7 @@ impl SessionContext<'_> {
     async fn run_shards(
         &self,
         mut database: DatabaseContext,
-        (history, changes): (&History, &Arc<Follower>),
+        (history, changes, appended): (&History, &Arc<Follower>, &Arc<Notify>),
         stop: &CancellationToken,
     ) -> Result<(), RunError> {
         let metrics = &self.sources.metrics;
@@ -135,7 +138,8 @@ impl SessionContext<'_> {
         let told = (history.deliveries(), Arc::clone(changes));
         let job_worker = JobWorkerHandle::start(self, told, stop).await?;
         let result = loop {
-            match ShardRuntime::start(self, &database, (history, changes), &job_worker.added)
+            let woken = (&job_worker.added, appended);
+            match ShardRuntime::start(self, &database, (history, changes), woken)
                 .run(&mut membership, &mut held, stop)
                 .await
             {
@@ -189,7 +193,7 @@ impl<'a> ShardRuntime<'a> {
         session: &'a SessionContext<'a>,
         database: &'a DatabaseContext,
         (history, changes): (&'a History, &Arc<Follower>),
-        jobs_added: &Arc<Notify>,
+        (jobs_added, appended): (&Arc<Notify>, &Arc<Notify>),
     ) -> Self {
         let (listener, sources) = (session.listener, session.sources);
         let name: Arc<str> = Arc::from(listener.identity());
@@ -201,7 +205,7 @@ impl<'a> ShardRuntime<'a> {
             server_incarnation: database.incarnation,
         };
         let newer = session.start_tasks(database, &name, &reading, &mut tasks);
-        let reader = LogReader::new(database.log.clone(), owner);
+        let reader = LogReader::new(database.log.clone(), owner).woken_by(Arc::clone(appended));
         let (assigned, assignment) = watch::channel(Assignment::new());
         let (send, batches) = mpsc::channel(PAGES_AHEAD);
         {

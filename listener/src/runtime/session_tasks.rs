@@ -3,20 +3,23 @@
 use std::sync::Arc;
 
 use sqlx::PgPool;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::database_context::DatabaseContext;
 use super::error::RunError;
+use super::job_worker::WorkerMode;
 use super::session::SessionContext;
 use super::tracking_watch;
 use crate::cache::follower::Follower;
-use crate::capture::retention;
+use crate::capture::{notifications, retention};
 use crate::coordination::heartbeat::{Heartbeat, NewerConfig};
 use crate::database::{self, DatabaseError};
 use crate::dead_letters::retention as dead_letter_retention;
 use crate::history::{self, History, HistoryContext};
+use crate::ingest::Ingester;
 use crate::jobs::queue_metrics;
 
 impl SessionContext<'_> {
@@ -50,6 +53,13 @@ impl SessionContext<'_> {
             self.findings.clone(),
             reporter(),
         );
+        let is_tracked_here = listener.wal.is_none();
+        let tracking = async move {
+            // Tables of another source are not tracked in this database.
+            if is_tracked_here {
+                tracking.await;
+            }
+        };
         let until = reading.clone();
         tasks.spawn(async move {
             let together = async { tokio::join!(job_metrics, dead_letters, tracking) };
@@ -89,6 +99,37 @@ impl SessionContext<'_> {
         history
     }
 
+    /// Starts to read the source that fills the change log, if there is one besides triggers, and to be told of
+    /// what is appended.
+    pub(super) fn start_source(&self) -> Result<SourceTasks, DatabaseError> {
+        let (listener, stop) = (self.listener, CancellationToken::new());
+        let mut tasks = SourceTasks {
+            appended: Arc::default(),
+            stop: stop.clone(),
+            ingester: None,
+            follower: None,
+        };
+        let Some(source) = listener
+            .wal
+            .as_deref()
+            .filter(|_| self.worker_mode != WorkerMode::Dedicated)
+        else {
+            return Ok(tasks);
+        };
+        let pool = database::source_pool(&listener.database_url)?;
+        let ingester = Ingester {
+            source: source.clone(),
+            log: pool.clone(),
+            holder: self.member.name.clone(),
+            lease: listener.lease.duration,
+            metrics: self.sources.metrics.source.clone(),
+        };
+        tasks.ingester = Some(AbortOnDropHandle::new(tokio::spawn(ingester.run(stop))));
+        let following = notifications::follow(pool, Arc::clone(&tasks.appended));
+        tasks.follower = Some(AbortOnDropHandle::new(tokio::spawn(following)));
+        Ok(tasks)
+    }
+
     /// Returns what follows changes for the cache of results.
     pub(super) fn follow_changes(&self) -> Result<Follower, DatabaseError> {
         let listener = self.listener;
@@ -114,6 +155,26 @@ impl SessionContext<'_> {
             observers,
             self.coordination,
         )
+    }
+}
+
+/// What fills the change log, and tells of it.
+pub(super) struct SourceTasks {
+    /// Told when something was appended.
+    pub(super) appended: Arc<Notify>,
+    stop: CancellationToken,
+    ingester: Option<AbortOnDropHandle<()>>,
+    follower: Option<AbortOnDropHandle<()>>,
+}
+
+impl SourceTasks {
+    /// Leaves the source to other processes.
+    pub(super) async fn shut_down(self) {
+        self.stop.cancel();
+        drop(self.follower);
+        if let Some(ingester) = self.ingester {
+            let _ended = ingester.await;
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use prometheus::{
 };
 use server::registry::{MetricDescription, Registry};
 
+use super::source_metrics::SourceMetrics;
 use crate::delivery::ActionName;
 use crate::delivery::attempt::Attempt;
 use crate::delivery::outcome::Outcome;
@@ -248,6 +249,8 @@ pub struct Metrics {
     pub jobs: JobMetrics,
     /// Metrics of the history.
     pub search: SearchMetrics,
+    /// Metrics of a source that fills the change log.
+    pub source: SourceMetrics,
 }
 
 impl Metrics {
@@ -344,6 +347,7 @@ impl Metrics {
                 "Time for which old events could not be deleted because of a lock or database errors; 0 if they can",
             )?,
             jobs: JobMetrics::new(&registry)?,
+            source: SourceMetrics::new(&registry)?,
             search: SearchMetrics::new(&registry)?,
             registry,
         })
@@ -448,7 +452,7 @@ impl Metrics {
     }
 }
 
-fn registered<C: Collector + Clone + 'static>(
+pub(super) fn registered<C: Collector + Clone + 'static>(
     registry: &Registry,
     metric: C,
 ) -> Result<C, prometheus::Error> {

@@ -5,3 +5,4 @@ pub mod status;
 
 pub(crate) mod lookup_metrics;
 pub mod metrics;
+pub mod source_metrics;

@@ -20,6 +20,12 @@ pub(crate) const OWN: i64 = 1000;
 
 /// Makes the table of counters, tracked: each change of row `k` adds one to its `v`.
 pub(crate) async fn make_table(pool: &PgPool) {
+    make_untracked_table(pool).await;
+    pool.execute("select observer.track('kv')").await.unwrap();
+}
+
+/// Makes the same table, without triggers.
+pub(crate) async fn make_untracked_table(pool: &PgPool) {
     pool.execute("create table kv (k int primary key, v int not null)")
         .await
         .unwrap();
@@ -28,7 +34,6 @@ pub(crate) async fn make_table(pool: &PgPool) {
     )))
     .await
     .unwrap();
-    pool.execute("select observer.track('kv')").await.unwrap();
 }
 
 /// Writers at work.

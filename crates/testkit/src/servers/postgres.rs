@@ -62,6 +62,11 @@ pub struct PrivateServer {
 impl PrivateServer {
     /// Makes a new database cluster and starts a server on it; returns when it accepts connections.
     pub async fn start(binaries: &Binaries) -> Result<Self, ServerError> {
+        Self::start_with(binaries, "").await
+    }
+
+    /// Starts one with further settings, a line each.
+    pub async fn start_with(binaries: &Binaries, settings: &str) -> Result<Self, ServerError> {
         let temporary = TempDir::with_prefix("observers-")
             .map_err(|source| io_error("make a folder in", &std::env::temp_dir(), source))?;
         let run_as = run_as(temporary.path())?;
@@ -77,7 +82,7 @@ impl PrivateServer {
             _guardian: guardian,
         };
         server.make_cluster().await?;
-        server.start_on_a_free_port().await?;
+        server.start_on_a_free_port(settings).await?;
         Ok(server)
     }
 
@@ -160,14 +165,14 @@ impl PrivateServer {
         std::fs::remove_file(&password).map_err(|source| io_error("remove", &password, source))
     }
 
-    async fn start_on_a_free_port(&mut self) -> Result<(), ServerError> {
+    async fn start_on_a_free_port(&mut self, further: &str) -> Result<(), ServerError> {
         let mut attempt = 1;
         loop {
             self.port = free_port().map_err(|source| {
                 io_error("find a free port on", Path::new("127.0.0.1"), source)
             })?;
             let settings = format!(
-                "{SETTINGS}port = {}\nunix_socket_directories = '{}'\n",
+                "{SETTINGS}port = {}\nunix_socket_directories = '{}'\n{further}\n",
                 self.port,
                 self.folder.display()
             );

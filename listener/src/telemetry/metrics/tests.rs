@@ -33,6 +33,7 @@ fn add_series(metrics: &Metrics) {
         retention_blocked: _,
         jobs,
         search,
+        source,
     } = metrics;
     let JobMetrics {
         enqueued,
@@ -56,6 +57,18 @@ fn add_series(metrics: &Metrics) {
         checked: _,
         repaired: _,
     } = search;
+    let SourceMetrics {
+        connected: _,
+        changes: _,
+        failures,
+        malformed: _,
+        gaps: _,
+        lag_bytes: _,
+        delay: _,
+        retained_bytes: _,
+        safe_bytes: _,
+    } = source;
+    failures.with_label_values(&["session"]).inc();
     documents.with_label_values(&["written"]).inc();
     let labels = ["default/shop", "notify", "x"];
     for counters in [

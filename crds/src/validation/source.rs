@@ -1,0 +1,87 @@
+//! Validation of sources: the rules that their schema cannot say.
+
+use std::collections::BTreeSet;
+
+use super::context::ValidationContext;
+use super::url::database_url;
+use crate::config::{Redacted, WalSourceConfig, WalTableConfig};
+use crate::manifest::diagnostics::field;
+use crate::v1alpha1::{Source, WalSource, WalTable};
+
+/// Validates the source of a listener, and returns the configuration of a write-ahead log.
+pub(crate) fn check(
+    source: &Source,
+    log_database: &Redacted,
+    context: &mut ValidationContext<'_>,
+) -> Option<Box<WalSourceConfig>> {
+    match (&source.triggers, &source.wal) {
+        (None, None) => context.missing_field(
+            "/spec/source",
+            &["triggers"],
+            "names no source; write `triggers: {}` or `wal: {}`, or leave `source` out",
+        ),
+        (Some(_), Some(_)) => context.error(
+            "/spec/source",
+            "has both `triggers` and `wal`; keep one of them",
+        ),
+        (Some(_), None) => {}
+        (None, Some(source)) => return Some(Box::new(wal(source, log_database, context))),
+    }
+    None
+}
+
+fn wal(
+    source: &WalSource,
+    log_database: &Redacted,
+    context: &mut ValidationContext<'_>,
+) -> WalSourceConfig {
+    let at = "/spec/source/wal";
+    let own = source.database.as_ref().map(|database| {
+        let at = field(&field(at, "database"), "url");
+        database_url(&at, &database.url, context)
+    });
+    let mut known = BTreeSet::new();
+    for (number, table) in source.tables.iter().enumerate() {
+        let at = format!("{at}/tables/{number}");
+        if !known.insert(&table.table) {
+            context.error(&at, "is listed before; keep one of them");
+        }
+        check_table(&at, table, context);
+    }
+    WalSourceConfig {
+        is_log_database: own.as_ref().is_none_or(|url| url == log_database),
+        database_url: own.unwrap_or_else(|| log_database.clone()),
+        publication: source.publication.clone(),
+        slot: source.slot.clone(),
+        on_slot_lost: source.on_slot_lost,
+        failover: source.failover,
+        tables: source
+            .tables
+            .iter()
+            .map(|table| WalTableConfig {
+                table: table.table.clone(),
+                key: table.key.clone(),
+                tenant: table.tenant.clone(),
+                exclude: table.exclude.clone(),
+            })
+            .collect(),
+    }
+}
+
+fn check_table(at: &str, table: &WalTable, context: &mut ValidationContext<'_>) {
+    if !table.table.contains('.') {
+        context.error(
+            &field(at, "table"),
+            "names no schema; write it as public.orders",
+        );
+    }
+    let carried = table.key.iter().chain(&table.tenant);
+    if let Some(column) = carried.clone().find(|one| table.exclude.contains(one)) {
+        context.error(
+            &field(at, "exclude"),
+            format!(
+                "names {column}, which is part of the key or the tenant; every event carries both"
+            ),
+        );
+    }
+}

@@ -1,0 +1,366 @@
+//! What a replication session sends, as rows of the change log. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use crds::config::WalTableConfig;
+use pgoutput::{LogicalMessage, OldTuple, PgMessage, Relation, Tuple};
+use pgwire_replication::Lsn;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::catalog::Catalog;
+use super::error::IngestError;
+use super::store::{LogRow, Progress, RowBatch};
+use super::table_plan::{Image, TablePlan};
+
+/// Most rows, and most bytes of them, that wait for the end of a run of updates of keys. A longer run is cut.
+const MAX_HELD: usize = 10_000;
+const MAX_HELD_BYTES: usize = 16 << 20;
+
+/// Prefix of messages that are custom events.
+pub(crate) const MESSAGE_PREFIX: &str = "observer";
+
+/// Microseconds from 1970 to 2000, from which Postgres counts.
+const EPOCH: i64 = 946_684_800_000_000;
+
+/// A transaction that is being read.
+#[derive(Debug)]
+struct Transaction {
+    commit: Lsn,
+    committed_at: DateTime<Utc>,
+    /// Changes of it so far.
+    ordinal: u64,
+    /// Changes of it that are in the log already.
+    skip: u64,
+}
+
+/// A custom event as an application writes it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CustomEvent {
+    entity: String,
+    #[serde(default)]
+    payload: Option<Box<RawValue>>,
+    #[serde(default)]
+    key: Option<String>,
+    #[serde(default)]
+    tenant: Option<String>,
+}
+
+/// Turns messages into rows.
+#[derive(Debug)]
+pub(crate) struct Changes {
+    catalog: Catalog,
+    configs: Vec<WalTableConfig>,
+    relations: BTreeMap<u32, Arc<TablePlan>>,
+    /// Relations that the catalog was read for already.
+    asked: BTreeSet<(u32, Vec<(String, u32)>)>,
+    transaction: Option<Transaction>,
+    /// Insertions of rows whose key was changed, which come after the deletions of the same run: one row may
+    /// take the key that another gives up.
+    held: Vec<LogRow>,
+    held_bytes: usize,
+    batch: RowBatch,
+    progress: Progress,
+    /// Messages that are no custom events although they are marked so.
+    pub(crate) malformed: u64,
+}
+
+impl Changes {
+    /// Goes on after what is saved. `asked` are relations that the catalog was read for before.
+    pub(crate) fn new(
+        catalog: Catalog,
+        configs: Vec<WalTableConfig>,
+        progress: Progress,
+        asked: BTreeSet<(u32, Vec<(String, u32)>)>,
+    ) -> Self {
+        Self {
+            catalog,
+            configs,
+            relations: BTreeMap::new(),
+            asked,
+            transaction: None,
+            held: Vec::new(),
+            held_bytes: 0,
+            batch: RowBatch::default(),
+            progress,
+            malformed: 0,
+        }
+    }
+
+    /// Returns the relations that the catalog was read for.
+    pub(crate) fn into_asked(self) -> BTreeSet<(u32, Vec<(String, u32)>)> {
+        self.asked
+    }
+
+    /// Number and bytes of the rows that wait to be saved.
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        (self.batch.len(), self.batch.bytes())
+    }
+
+    /// Whether nothing is open and nothing waits to be saved.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.transaction.is_none() && self.batch.len() == 0
+    }
+
+    /// Whether a transaction is being read.
+    pub(crate) fn is_in_transaction(&self) -> bool {
+        self.transaction.is_some()
+    }
+
+    /// Notes that nothing was committed up to here but what is read, while nothing is open.
+    pub(crate) fn advance(&mut self, to: Lsn) {
+        if self.is_idle() && to > self.progress.confirmed {
+            self.progress = Progress {
+                confirmed: to,
+                partial: None,
+            };
+        }
+    }
+
+    /// Takes the rows that wait, with the position after them; nothing in a run of updates of keys, which is
+    /// not to be cut.
+    pub(crate) fn take(&mut self) -> Option<(RowBatch, Progress)> {
+        if !self.held.is_empty() {
+            return None;
+        }
+        if let Some(open) = &self.transaction
+            && open.ordinal > open.skip
+        {
+            self.progress.partial = Some((open.commit, open.ordinal));
+        }
+        Some((std::mem::take(&mut self.batch), self.progress))
+    }
+
+    /// Begins a transaction. One that is in the log wholly is passed over, the rest of one that is there in
+    /// part is read.
+    /// Returns when it was committed.
+    pub(crate) fn begin(&mut self, commit: Lsn, commit_time_micros: i64) -> Option<DateTime<Utc>> {
+        let skip = match self.progress.partial {
+            Some((partial, ordinal)) if partial == commit => ordinal,
+            Some((partial, _)) if partial > commit => u64::MAX,
+            _ if commit < self.progress.confirmed => u64::MAX,
+            _ => 0,
+        };
+        let micros = commit_time_micros.saturating_add(EPOCH);
+        let committed_at = DateTime::from_timestamp_micros(micros);
+        self.transaction = Some(Transaction {
+            commit,
+            committed_at: committed_at.unwrap_or_default(),
+            ordinal: 0,
+            skip,
+        });
+        committed_at
+    }
+
+    /// Ends the transaction.
+    pub(crate) fn commit(&mut self, end: Lsn) {
+        self.release_held();
+        self.transaction = None;
+        // One that is passed over as it was read before says nothing about the one that is there in part.
+        if end > self.progress.confirmed {
+            self.progress = Progress {
+                confirmed: end,
+                partial: None,
+            };
+        }
+    }
+
+    /// Reads a message of the plugin.
+    pub(crate) fn message(&mut self, bytes: &[u8]) -> Result<(), IngestError> {
+        match PgMessage::decode(bytes)? {
+            PgMessage::Relation(relation) => self.relation(&relation),
+            PgMessage::Insert { relation, new } => self.change(relation, |changes, plan| {
+                let image = plan.new_image(&new, None)?;
+                changes.release_held();
+                changes.push('i', plan, image.key, image.tenant, None, Some(image.json));
+                Ok(())
+            }),
+            PgMessage::Update { relation, old, new } => self.change(relation, |changes, plan| {
+                changes.update(plan, old.as_ref(), &new)
+            }),
+            PgMessage::Delete { relation, old } => self.change(relation, |changes, plan| {
+                let image = plan.old_image(&old)?;
+                changes.release_held();
+                changes.push('d', plan, image.key, image.tenant, Some(image.json), None);
+                Ok(())
+            }),
+            PgMessage::Truncate { relations } => {
+                for relation in relations {
+                    self.change(relation, |changes, plan| {
+                        changes.release_held();
+                        changes.push('t', plan, None, None, None, None);
+                        Ok(())
+                    })?;
+                }
+                Ok(())
+            }
+            PgMessage::Message(message) => {
+                self.custom_event(&message);
+                Ok(())
+            }
+            PgMessage::Other => Ok(()),
+        }
+    }
+
+    /// Reads a message of the application. Those outside of transactions are not events.
+    pub(crate) fn custom_event(&mut self, message: &LogicalMessage<'_>) {
+        if message.prefix != MESSAGE_PREFIX || !message.transactional || !self.counts() {
+            return;
+        }
+        self.release_held();
+        let event = serde_json::from_slice::<CustomEvent>(message.content);
+        let Some(event) = event.ok().filter(|event| !event.entity.is_empty()) else {
+            self.malformed += 1;
+            tracing::warn!(
+                "a message with the prefix {MESSAGE_PREFIX} is no event and is passed over: write it as \
+                 {{\"entity\": ..., \"payload\": ..., \"key\": ..., \"tenant\": ...}}"
+            );
+            return;
+        };
+        let Some(open) = &self.transaction else {
+            return;
+        };
+        self.batch.push(LogRow {
+            operation: 'c',
+            entity: Arc::from(event.entity),
+            key: event.key,
+            tenant: event.tenant,
+            occurred_at: open.committed_at,
+            old: None,
+            new: event.payload.map(|payload| payload.get().to_owned()),
+        });
+    }
+
+    fn relation(&mut self, relation: &Relation) -> Result<(), IngestError> {
+        let columns: Vec<(String, u32)> = relation
+            .columns
+            .iter()
+            .map(|column| (column.name.clone(), column.type_id))
+            .collect();
+        let table = self.catalog.tables.get(&relation.id);
+        let is_known = table
+            .is_some_and(|table| columns.iter().all(|column| table.columns.contains(column)))
+            && columns.iter().all(|(_, of)| self.catalog.types.knows(*of));
+        // It may look different now than when these rows were written, and be gone: it is asked for once.
+        if !is_known && self.asked.insert((relation.id, columns)) {
+            return Err(IngestError::CatalogOutdated);
+        }
+        let plan = TablePlan::new(relation, &self.catalog, &self.configs);
+        self.relations.insert(relation.id, Arc::new(plan));
+        Ok(())
+    }
+
+    /// Counts a change, and whether it is not in the log yet.
+    fn counts(&mut self) -> bool {
+        let Some(open) = &mut self.transaction else {
+            return false;
+        };
+        open.ordinal += 1;
+        open.ordinal > open.skip
+    }
+
+    fn change(
+        &mut self,
+        relation: u32,
+        add: impl FnOnce(&mut Self, &TablePlan) -> Result<(), IngestError>,
+    ) -> Result<(), IngestError> {
+        if !self.counts() {
+            return Ok(());
+        }
+        // The server sends what a table looks like before its rows.
+        let plan = self.relations.get(&relation).cloned();
+        let plan = plan.ok_or(pgoutput::DecodeError::Unknown('R', "a table"))?;
+        add(self, &plan)
+    }
+
+    /// A row that stays who it is, or a deletion and an insertion.
+    fn update(
+        &mut self,
+        plan: &TablePlan,
+        old: Option<&OldTuple<'_>>,
+        new: &Tuple<'_>,
+    ) -> Result<(), IngestError> {
+        let after = plan.new_image(new, old)?;
+        let before = old.map(|old| plan.old_image(old)).transpose()?;
+        let is_whole = matches!(old, Some(OldTuple::Full(_)));
+        let same = |before: &Image| {
+            // A tenant is known only of a whole row, and so are columns of a key beyond the replica identity.
+            (before.key == after.key || !is_whole && !plan.identity_has_key())
+                && (!is_whole || before.tenant == after.tenant)
+        };
+        match before {
+            Some(before) if !same(&before) => {
+                self.push(
+                    'd',
+                    plan,
+                    before.key,
+                    before.tenant,
+                    Some(before.json),
+                    None,
+                );
+                let row = self.row('i', plan, after.key, after.tenant, None, Some(after.json));
+                self.held_bytes += row
+                    .as_ref()
+                    .and_then(|row| row.new.as_ref())
+                    .map_or(0, String::len);
+                self.held.extend(row);
+                if self.held.len() >= MAX_HELD || self.held_bytes >= MAX_HELD_BYTES {
+                    self.release_held();
+                }
+            }
+            before => {
+                self.release_held();
+                let old = before.filter(|_| is_whole).map(|before| before.json);
+                self.push('u', plan, after.key, after.tenant, old, Some(after.json));
+            }
+        }
+        Ok(())
+    }
+
+    fn release_held(&mut self) {
+        self.held_bytes = 0;
+        for row in self.held.drain(..) {
+            self.batch.push(row);
+        }
+    }
+
+    fn row(
+        &self,
+        operation: char,
+        plan: &TablePlan,
+        key: Option<String>,
+        tenant: Option<String>,
+        old: Option<String>,
+        new: Option<String>,
+    ) -> Option<LogRow> {
+        Some(LogRow {
+            operation,
+            entity: Arc::clone(&plan.entity),
+            key,
+            tenant,
+            occurred_at: self.transaction.as_ref()?.committed_at,
+            old,
+            new,
+        })
+    }
+
+    fn push(
+        &mut self,
+        operation: char,
+        plan: &TablePlan,
+        key: Option<String>,
+        tenant: Option<String>,
+        old: Option<String>,
+        new: Option<String>,
+    ) {
+        if let Some(row) = self.row(operation, plan, key, tenant, old, new) {
+            self.batch.push(row);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

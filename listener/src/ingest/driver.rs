@@ -1,0 +1,330 @@
+//! The driver: takes the source over when it is free, reads its slot, and appends what comes.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use backoff::Backoff;
+use chrono::{DateTime, Utc};
+use crds::config::WalSourceConfig;
+use futures::FutureExt as _;
+use pgoutput::LogicalMessage;
+use pgwire_replication::{ReplicationClient, ReplicationEvent};
+use sqlx::PgPool;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::catalog::Catalog;
+use super::changes::Changes;
+use super::connection::{catalog_pool, check};
+use super::error::IngestError;
+use super::opening;
+use super::setup;
+use super::slot_watch;
+use super::store::{Progress, RowBatch, SourceClaim, SourceStore};
+use crate::telemetry::source_metrics::SourceMetrics;
+
+/// Interval of attempts to take over a source that another process reads.
+const CLAIM_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Backoff of sessions that fail.
+const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+
+/// Pause after a failure that a person has to mend.
+const PERSON_PAUSE: Duration = Duration::from_secs(10);
+
+/// Rows, and bytes of them, that are saved together.
+const MAX_ROWS: usize = 2000;
+const MAX_BYTES: usize = 2 << 20;
+
+/// Renewals of the lease in its duration.
+const RENEWALS: u32 = 4;
+
+/// Interval of looks at the slot.
+const WATCH_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Longest wait for the release of the source at the end.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Reads a source, in turn with the other processes that have it.
+pub(crate) struct Ingester {
+    /// The source.
+    pub(crate) source: WalSourceConfig,
+    /// Connections to the database of the change log.
+    pub(crate) log: PgPool,
+    /// This process, for people.
+    pub(crate) holder: String,
+    /// Time after its last write when another process may take over.
+    pub(crate) lease: Duration,
+    /// Metrics.
+    pub(crate) metrics: SourceMetrics,
+}
+
+/// Relations that the catalog was read for.
+type Asked = BTreeSet<(u32, Vec<(String, u32)>)>;
+
+impl Ingester {
+    /// Reads until `stop`. Failures are logged, counted and tried again.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let (mut backoff, mut asked, mut last_error) = (RETRY, Asked::new(), String::new());
+        while !stop.is_cancelled() {
+            let begun = Instant::now();
+            let result = stop
+                .run_until_cancelled(Box::pin(self.turn(&mut asked)))
+                .await;
+            self.metrics.connected.set(0);
+            let pause = match result {
+                None => break,
+                Some(Ok(())) => CLAIM_INTERVAL,
+                Some(Err(IngestError::CatalogOutdated)) => Duration::ZERO,
+                Some(Err(error)) => {
+                    if begun.elapsed() > RETRY.max() * 4 {
+                        backoff.reset();
+                    }
+                    self.report(&error, &mut last_error);
+                    if error.needs_a_person() {
+                        PERSON_PAUSE
+                    } else {
+                        backoff.next_delay()
+                    }
+                }
+            };
+            stop.run_until_cancelled(sleep(pause)).await;
+        }
+        self.release().await;
+    }
+
+    /// Logs a failure once for as long as it stays the same.
+    fn report(&self, error: &IngestError, last: &mut String) {
+        self.metrics
+            .failures
+            .with_label_values(&[error.reason()])
+            .inc();
+        let text = error.to_string();
+        let source = self.source.slot.as_deref().unwrap_or("the default slot");
+        if *last == text {
+            tracing::debug!(source, "{text}");
+        } else if error.needs_a_person() {
+            tracing::error!(source, "nothing is read from the source: {text}");
+        } else {
+            tracing::warn!(source, "the source is not read for now: {text}; retrying");
+        }
+        *last = text;
+    }
+
+    async fn store(&self) -> Result<SourceStore, IngestError> {
+        let name = match &self.source.slot {
+            Some(name) => name.clone(),
+            None => SourceStore::default_slot(&self.log).await?,
+        };
+        Ok(SourceStore::new(
+            self.log.clone(),
+            &name,
+            &self.holder,
+            self.lease,
+        ))
+    }
+
+    async fn release(&self) {
+        let releasing = async {
+            let store = self.store().await?;
+            store.release().await
+        };
+        // It expires by itself otherwise.
+        let _ = tokio::time::timeout(RELEASE_TIMEOUT, releasing).await;
+    }
+
+    /// Reads the source if it is free, until that fails.
+    async fn turn(&self, asked: &mut Asked) -> Result<(), IngestError> {
+        let store = self.store().await?;
+        let Some(claim) = store.claim().await? else {
+            return Ok(());
+        };
+        let pool = catalog_pool(&self.source.database_url)?;
+        let result = self.read(&store, &claim, &pool, asked).await;
+        pool.close().await;
+        result
+    }
+
+    async fn read(
+        &self,
+        store: &SourceStore,
+        claim: &SourceClaim,
+        pool: &PgPool,
+        asked: &mut Asked,
+    ) -> Result<(), IngestError> {
+        check(pool, &self.source.database_url).await?;
+        setup::prepare(pool, &self.source).await?;
+        setup::check_not_tracked(&self.log, &self.source).await?;
+        let catalog = Catalog::read(pool, &self.source.publication).await?;
+        let opened = opening::open(&self.source, store, claim, &self.metrics);
+        let (session, progress) = opened.await?;
+        tracing::info!(
+            slot = store.name(),
+            epoch = claim.epoch,
+            from = %progress.confirmed,
+            tables = catalog.tables.len(),
+            "reading the write-ahead log"
+        );
+        self.metrics.connected.set(1);
+        let tables = self.source.tables.clone();
+        let mut stream = Stream {
+            session,
+            changes: Changes::new(catalog, tables, progress, std::mem::take(asked)),
+            store,
+            epoch: claim.epoch,
+            saved: progress,
+            metrics: &self.metrics,
+            saved_at: Instant::now(),
+            committed_at: None,
+        };
+        let watching = watch(pool, store.name(), &self.metrics);
+        let result = tokio::select! {
+            result = stream.run(self.lease / RENEWALS) => result,
+            () = watching => Ok(()),
+        };
+        self.metrics.malformed.inc_by(stream.changes.malformed);
+        *asked = stream.changes.into_asked();
+        result
+    }
+}
+
+/// A session that is read.
+struct Stream<'a> {
+    session: ReplicationClient,
+    changes: Changes,
+    store: &'a SourceStore,
+    epoch: i64,
+    /// What is saved.
+    saved: Progress,
+    saved_at: Instant,
+    /// When the last transaction was committed.
+    committed_at: Option<DateTime<Utc>>,
+    metrics: &'a SourceMetrics,
+}
+
+impl Stream<'_> {
+    async fn run(&mut self, renewal: Duration) -> Result<(), IngestError> {
+        let mut ticks = interval(renewal);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            // What is there already is read first, so that many small transactions are saved together.
+            let event = if let Some(event) = self.session.recv().now_or_never() {
+                event?
+            } else {
+                if !self.changes.is_in_transaction() {
+                    self.save().await?;
+                }
+                tokio::select! {
+                    event = self.session.recv() => event?,
+                    _ = ticks.tick() => {
+                        self.renew().await?;
+                        continue;
+                    }
+                }
+            };
+            let Some(event) = event else {
+                // The server ended the session, as it does when it stops.
+                return Err(std::io::Error::from(std::io::ErrorKind::ConnectionAborted))
+                    .map_err(|error| pgwire_replication::PgWireError::from(error).into());
+            };
+            self.read(event)?;
+            let (rows, bytes) = self.changes.waiting();
+            if rows >= MAX_ROWS || bytes >= MAX_BYTES {
+                self.save().await?;
+            } else if self.saved_at.elapsed() > renewal {
+                self.renew().await?;
+            }
+        }
+    }
+
+    fn read(&mut self, event: ReplicationEvent) -> Result<(), IngestError> {
+        match event {
+            ReplicationEvent::Begin {
+                final_lsn,
+                commit_time_micros,
+                ..
+            } => self.committed_at = self.changes.begin(final_lsn, commit_time_micros),
+            ReplicationEvent::XLogData { data, .. } => self.changes.message(&data)?,
+            ReplicationEvent::Message {
+                transactional,
+                prefix,
+                content,
+                ..
+            } => self.changes.custom_event(&LogicalMessage {
+                transactional,
+                prefix: &prefix,
+                content: &content,
+            }),
+            ReplicationEvent::Commit { end_lsn, .. } => self.changes.commit(end_lsn),
+            ReplicationEvent::KeepAlive { wal_end, .. } => self.changes.advance(wal_end),
+            ReplicationEvent::StoppedAt { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Saves the rows that wait, if there are any.
+    async fn save(&mut self) -> Result<(), IngestError> {
+        if self.changes.waiting().0 == 0 {
+            return Ok(());
+        }
+        let Some((rows, progress)) = self.changes.take() else {
+            return Ok(());
+        };
+        self.append(rows, progress).await
+    }
+
+    /// Renews the lease, and moves the position where nothing else does.
+    async fn renew(&mut self) -> Result<(), IngestError> {
+        if self.changes.is_idle()
+            && let Some((rows, progress)) = self.changes.take()
+        {
+            return self.append(rows, progress).await;
+        }
+        self.append(RowBatch::default(), self.saved).await
+    }
+
+    async fn append(&mut self, rows: RowBatch, progress: Progress) -> Result<(), IngestError> {
+        let count = rows.len();
+        self.store.append(self.epoch, progress, rows).await?;
+        self.saved = progress;
+        self.saved_at = Instant::now();
+        // Only now, as it is in the log for sure.
+        self.session.update_applied_lsn(progress.confirmed);
+        if count > 0 {
+            self.metrics
+                .changes
+                .inc_by(u64::try_from(count).unwrap_or(u64::MAX));
+            let delay = self
+                .committed_at
+                .and_then(|at| (Utc::now() - at).to_std().ok());
+            self.metrics
+                .delay
+                .set(delay.unwrap_or_default().as_secs_f64());
+        }
+        Ok(())
+    }
+}
+
+/// Reports what the slot holds back. Ends never.
+async fn watch(pool: &PgPool, slot: &str, metrics: &SourceMetrics) {
+    let mut was_safe = true;
+    loop {
+        match slot_watch::read(pool, slot).await {
+            Ok(Some(found)) => {
+                metrics.retained_bytes.set(found.retained_bytes);
+                metrics.lag_bytes.set(found.lag_bytes);
+                metrics.safe_bytes.set(found.safe_bytes.unwrap_or(-1.0));
+                if was_safe && !found.is_safe {
+                    tracing::error!(
+                        slot,
+                        "the slot is about to be invalidated: raise max_slot_wal_keep_size of the server"
+                    );
+                }
+                was_safe = found.is_safe;
+            }
+            Ok(None) => {}
+            Err(error) => tracing::debug!(%error, "cannot look at the slot"),
+        }
+        sleep(WATCH_INTERVAL).await;
+    }
+}

@@ -1,0 +1,147 @@
+//! Why a source is not read.
+
+use pgoutput::{DecodeError, JsonError};
+use pgwire_replication::{Lsn, PgWireError};
+
+use crate::database::DatabaseError;
+
+/// Why a source is not read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum IngestError {
+    /// The change log cannot be written.
+    #[error("cannot write the change log: {}", ::queue::describe_error(.0))]
+    Log(#[source] sqlx::Error),
+    /// The source's database cannot be asked.
+    #[error("cannot read the catalog of the source: {}", ::queue::describe_error(.0))]
+    Catalog(#[source] sqlx::Error),
+    /// Its URL cannot be used, or it is not there.
+    #[error("the source: {0}")]
+    Database(#[from] DatabaseError),
+    /// The replication session failed.
+    #[error("the replication session failed: {0}")]
+    Session(#[from] PgWireError),
+    /// What it sent cannot be read.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// A value is not as its type says.
+    #[error("{entity}.{column}: {source}")]
+    Value {
+        /// Name of the table.
+        entity: String,
+        /// Column.
+        column: String,
+        /// The error.
+        source: JsonError,
+    },
+    /// Another process has taken over.
+    #[error("another process reads the source now")]
+    Fenced,
+    /// A table or a type is not known yet, which is read with the next session.
+    #[error("the tables have changed; opening the session again")]
+    CatalogOutdated,
+    /// The server is set up for no logical decoding.
+    #[error("the server of the source has wal_level {0}: set wal_level = logical and restart it")]
+    WalLevel(String),
+    /// What is needed is missing and may not be made by this user.
+    #[error(
+        "{what}, and the user may not change that ({reason}): have it done by its owner: {sql};"
+    )]
+    Rights {
+        /// What is missing.
+        what: String,
+        /// What the server says.
+        reason: String,
+        /// The statements that make it.
+        sql: String,
+    },
+    /// A table is logged by triggers too.
+    #[error(
+        "{0} is in the publication and tracked by triggers, so each of its changes would be logged twice: end one of \
+         them, as by `select observer.untrack('{0}')`"
+    )]
+    TrackedTwice(String),
+    /// The slot is of something else.
+    #[error("the slot {slot} is {what}: name another one in spec.source.wal.slot, or drop it")]
+    ForeignSlot {
+        /// The slot.
+        slot: String,
+        /// What it is.
+        what: String,
+    },
+    /// It is another server, or another database.
+    #[error(
+        "{found} is read, and what is in the change log is of {saved}: lead the URL of the source to that, or, to go on \
+         with this one, delete the row of {name} in observer.source (what was written in between is not delivered)"
+    )]
+    ForeignServer {
+        /// Name of the source.
+        name: String,
+        /// Server and database of what is saved.
+        saved: String,
+        /// Server and database that were found.
+        found: String,
+    },
+    /// A restore or a failover lost what was read already.
+    #[error(
+        "the server is on timeline {timeline}, which left the old one at {switched}, and the change log has the old one's \
+         changes up to {saved}: the server lost changes that were delivered. To go on from where it is, delete the row of \
+         {name} in observer.source"
+    )]
+    Diverged {
+        /// Name of the source.
+        name: String,
+        /// Timeline of the server.
+        timeline: u32,
+        /// Where it left the old one.
+        switched: Lsn,
+        /// What is saved.
+        saved: Lsn,
+    },
+    /// The slot does not hold what comes next.
+    #[error(
+        "the slot {slot} {why}: changes after {saved} are missing. Set spec.source.wal.onSlotLost: Recreate to record the \
+         gap and go on with a new slot"
+    )]
+    SlotLost {
+        /// The slot.
+        slot: String,
+        /// What is wrong with it.
+        why: String,
+        /// What is saved.
+        saved: Lsn,
+    },
+}
+
+impl IngestError {
+    /// Returns a short word for metrics.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Log(_) => "change_log",
+            Self::Catalog(_) | Self::Database(_) => "database",
+            Self::Session(_) => "session",
+            Self::Decode(_) | Self::Value { .. } => "decode",
+            Self::Fenced => "fenced",
+            Self::CatalogOutdated => "catalog",
+            Self::WalLevel(_) | Self::Rights { .. } => "setup",
+            Self::TrackedTwice(_) => "tracked_twice",
+            Self::ForeignSlot { .. } => "foreign_slot",
+            Self::ForeignServer { .. } => "foreign_server",
+            Self::Diverged { .. } => "diverged",
+            Self::SlotLost { .. } => "slot_lost",
+        }
+    }
+
+    /// Whether only a person can do something about it, so that it is tried again less often.
+    pub(crate) fn needs_a_person(&self) -> bool {
+        matches!(
+            self,
+            Self::WalLevel(_)
+                | Self::Rights { .. }
+                | Self::TrackedTwice(_)
+                | Self::ForeignSlot { .. }
+                | Self::ForeignServer { .. }
+                | Self::Diverged { .. }
+                | Self::SlotLost { .. }
+        )
+    }
+}

@@ -1,0 +1,337 @@
+//! The rows of sources, and what they append to the change log. This module owns `observer.source` and
+//! `observer.source_gap`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use pgwire_replication::Lsn;
+use sqlx::postgres::PgRow;
+use sqlx::{PgPool, Row};
+
+use super::error::IngestError;
+use crate::database::interval;
+
+/// Rows to append to the change log, in order.
+#[derive(Debug, Default)]
+pub(crate) struct RowBatch {
+    operations: Vec<String>,
+    entities: Vec<String>,
+    keys: Vec<Option<String>>,
+    tenants: Vec<Option<String>>,
+    occurred_at: Vec<DateTime<Utc>>,
+    olds: Vec<Option<String>>,
+    news: Vec<Option<String>>,
+    bytes: usize,
+}
+
+/// Operation, key and images of a row.
+#[cfg(test)]
+pub(crate) type RowTexts = (String, Option<String>, Option<String>, Option<String>);
+
+/// A row to append.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LogRow {
+    /// Code of the operation.
+    pub(crate) operation: char,
+    /// The entity.
+    pub(crate) entity: Arc<str>,
+    /// Its key.
+    pub(crate) key: Option<String>,
+    /// Its tenant.
+    pub(crate) tenant: Option<String>,
+    /// When its transaction was committed.
+    pub(crate) occurred_at: DateTime<Utc>,
+    /// The image before, as JSON.
+    pub(crate) old: Option<String>,
+    /// The image after, as JSON.
+    pub(crate) new: Option<String>,
+}
+
+impl RowBatch {
+    /// Adds a row.
+    pub(crate) fn push(&mut self, row: LogRow) {
+        let size = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        self.bytes += size(&row.old) + size(&row.new) + size(&row.key) + row.entity.len();
+        self.operations.push(row.operation.to_string());
+        self.entities.push(row.entity.to_string());
+        self.keys.push(row.key);
+        self.tenants.push(row.tenant);
+        self.occurred_at.push(row.occurred_at);
+        self.olds.push(row.old);
+        self.news.push(row.new);
+    }
+
+    /// Number of rows.
+    pub(crate) fn len(&self) -> usize {
+        self.operations.len()
+    }
+
+    /// Bytes of their texts.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Operations, keys and images of the rows.
+    #[cfg(test)]
+    pub(crate) fn rows(&self) -> Vec<RowTexts> {
+        (0..self.len())
+            .map(|n| {
+                let (old, new) = (self.olds[n].clone(), self.news[n].clone());
+                (self.operations[n].clone(), self.keys[n].clone(), old, new)
+            })
+            .collect()
+    }
+}
+
+/// How far a source is in the change log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// All that was committed up to here is in the log.
+    pub(crate) confirmed: Lsn,
+    /// The transaction that is in the log in part: where it was committed, and how many of its changes.
+    pub(crate) partial: Option<(Lsn, u64)>,
+}
+
+/// The server and the database of a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    /// Name of the server's data for ever.
+    pub(crate) system_identifier: String,
+    /// Its history's number.
+    pub(crate) timeline: u32,
+    /// The database.
+    pub(crate) database: String,
+}
+
+/// A source that this process reads until another one takes over.
+#[derive(Clone, Debug)]
+pub(crate) struct SourceClaim {
+    /// What its writes carry.
+    pub(crate) epoch: i64,
+    /// What is saved; nothing of a source that was never read.
+    pub(crate) saved: Option<(Origin, Progress)>,
+}
+
+/// The row of one source.
+#[derive(Clone, Debug)]
+pub(crate) struct SourceStore {
+    pool: PgPool,
+    name: Arc<str>,
+    holder: Arc<str>,
+    lease: Duration,
+}
+
+const CLAIM: &str = "
+    update observer.source
+    set epoch = epoch + 1, holder = $2, expires_at = clock_timestamp() + $3
+    where name = $1 and (expires_at < clock_timestamp() or holder = $2)
+    returning epoch, system_identifier, timeline, database, confirmed_lsn::text as confirmed,
+              commit_lsn::text as commit, ordinal";
+
+/// The update takes the row's lock and draws the transaction's xid before the first id is drawn, which readers
+/// rely on. Without it nothing is appended.
+const APPEND: &str = "
+    with own as (
+        update observer.source
+        set confirmed_lsn = $3::pg_lsn, commit_lsn = $4::pg_lsn, ordinal = $5,
+            expires_at = clock_timestamp() + $6, saved_at = clock_timestamp()
+        where name = $1 and epoch = $2
+        returning name
+    ), added as (
+        insert into observer.change_log
+            (partition_no, hash, size, operation, entity, key, tenant, occurred_at, old, new)
+        select (select partition_no from observer.log_partition_state),
+               observer.hash_of(tenant, entity, key),
+               coalesce(octet_length(old), 0) + coalesce(octet_length(new), 0),
+               operation::\"char\", entity, key, tenant, occurred_at, old::json, new::json
+        from unnest($7::text[], $8::text[], $9::text[], $10::text[], $11::timestamptz[], $12::text[], $13::text[])
+            with ordinality as r (operation, entity, key, tenant, occurred_at, old, new, n)
+        where exists (select from own)
+        order by n
+    )
+    select count(pg_notify('observer_change_log', name)) from own";
+
+impl SourceStore {
+    /// Names the source, and this process for people.
+    pub(crate) fn new(pool: PgPool, name: &str, holder: &str, lease: Duration) -> Self {
+        Self {
+            pool,
+            name: Arc::from(name),
+            holder: Arc::from(holder),
+            lease,
+        }
+    }
+
+    /// Name of the source.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Takes the source over, if no other process reads it.
+    pub(crate) async fn claim(&self) -> Result<Option<SourceClaim>, IngestError> {
+        sqlx::query("insert into observer.source (name) values ($1) on conflict do nothing")
+            .bind(&*self.name)
+            .execute(&self.pool)
+            .await
+            .map_err(IngestError::Log)?;
+        let row = sqlx::query(CLAIM)
+            .bind(&*self.name)
+            .bind(&*self.holder)
+            .bind(interval(self.lease))
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(IngestError::Log)?;
+        row.map(|row| claimed(&row))
+            .transpose()
+            .map_err(IngestError::Log)
+    }
+
+    /// Records the server that is read, and from where.
+    pub(crate) async fn begin(
+        &self,
+        epoch: i64,
+        origin: &Origin,
+        progress: Progress,
+    ) -> Result<(), IngestError> {
+        let done = sqlx::query(
+            "update observer.source
+             set system_identifier = $3, timeline = $4, database = $5, confirmed_lsn = $6::pg_lsn,
+                 commit_lsn = $7::pg_lsn, ordinal = $8
+             where name = $1 and epoch = $2",
+        )
+        .bind(&*self.name)
+        .bind(epoch)
+        .bind(&origin.system_identifier)
+        .bind(i64::from(origin.timeline))
+        .bind(&origin.database)
+        .bind(progress.confirmed.to_string())
+        .bind(progress.partial.map(|(commit, _)| commit.to_string()))
+        .bind(ordinal(progress))
+        .execute(&self.pool)
+        .await
+        .map_err(IngestError::Log)?;
+        fenced_if(done.rows_affected() == 0)
+    }
+
+    /// Appends rows, moves the position and renews the lease, all or nothing. With synchronous commit, as the
+    /// slot is told next.
+    pub(crate) async fn append(
+        &self,
+        epoch: i64,
+        progress: Progress,
+        rows: RowBatch,
+    ) -> Result<(), IngestError> {
+        let mut tx = ::queue::sql_transaction::begin(&self.pool)
+            .await
+            .map_err(IngestError::Log)?;
+        let durable = "select set_config('synchronous_commit', 'on', true)
+                       where current_setting('synchronous_commit') = 'off'";
+        let appended = async {
+            sqlx::query(durable).execute(&mut *tx).await?;
+            let own: i64 = sqlx::query_scalar(APPEND)
+                .bind(&*self.name)
+                .bind(epoch)
+                .bind(progress.confirmed.to_string())
+                .bind(progress.partial.map(|(commit, _)| commit.to_string()))
+                .bind(ordinal(progress))
+                .bind(interval(self.lease))
+                .bind(rows.operations)
+                .bind(rows.entities)
+                .bind(rows.keys)
+                .bind(rows.tenants)
+                .bind(rows.occurred_at)
+                .bind(rows.olds)
+                .bind(rows.news)
+                .fetch_one(&mut *tx)
+                .await?;
+            tx.commit().await?;
+            Ok(own)
+        };
+        let own = appended.await.map_err(IngestError::Log)?;
+        fenced_if(own == 0)
+    }
+
+    /// Records what was lost.
+    pub(crate) async fn record_gap(
+        &self,
+        reason: &str,
+        from: Lsn,
+        to: Lsn,
+    ) -> Result<(), IngestError> {
+        sqlx::query(
+            "insert into observer.source_gap (name, reason, from_lsn, to_lsn)
+             values ($1, $2, $3::pg_lsn, $4::pg_lsn)",
+        )
+        .bind(&*self.name)
+        .bind(reason)
+        .bind(from.to_string())
+        .bind(to.to_string())
+        .execute(&self.pool)
+        .await
+        .map(drop)
+        .map_err(IngestError::Log)
+    }
+
+    /// Leaves the source to others at once.
+    pub(crate) async fn release(&self) -> Result<(), IngestError> {
+        sqlx::query(
+            "update observer.source set holder = '', expires_at = '-infinity' where name = $1 and holder = $2",
+        )
+        .bind(&*self.name)
+        .bind(&*self.holder)
+        .execute(&self.pool)
+        .await
+        .map(drop)
+        .map_err(IngestError::Log)
+    }
+
+    /// Returns the name that a slot has if none is given.
+    pub(crate) async fn default_slot(pool: &PgPool) -> Result<String, IngestError> {
+        sqlx::query_scalar("select 'observer_' || left(id::text, 8) from observer.log_identity")
+            .fetch_one(pool)
+            .await
+            .map_err(IngestError::Log)
+    }
+}
+
+fn fenced_if(fenced: bool) -> Result<(), IngestError> {
+    if fenced {
+        return Err(IngestError::Fenced);
+    }
+    Ok(())
+}
+
+fn ordinal(progress: Progress) -> i64 {
+    let ordinal = progress.partial.map_or(0, |(_, ordinal)| ordinal);
+    i64::try_from(ordinal).unwrap_or(i64::MAX)
+}
+
+fn claimed(row: &PgRow) -> Result<SourceClaim, sqlx::Error> {
+    let lsn = |column: &str| -> Result<Option<Lsn>, sqlx::Error> {
+        let text: Option<String> = row.try_get(column)?;
+        text.map(|text| Lsn::parse(&text))
+            .transpose()
+            .map_err(|error| sqlx::Error::Decode(Box::new(error)))
+    };
+    let system_identifier: Option<String> = row.try_get("system_identifier")?;
+    let timeline: Option<i64> = row.try_get("timeline")?;
+    let database: Option<String> = row.try_get("database")?;
+    let ordinal: i64 = row.try_get("ordinal")?;
+    let partial = lsn("commit")?.map(|commit| (commit, ordinal.unsigned_abs()));
+    let saved = match (system_identifier, lsn("confirmed")?) {
+        (Some(system_identifier), Some(confirmed)) => {
+            let origin = Origin {
+                system_identifier,
+                timeline: timeline.and_then(|t| u32::try_from(t).ok()).unwrap_or(0),
+                database: database.unwrap_or_default(),
+            };
+            Some((origin, Progress { confirmed, partial }))
+        }
+        _ => None,
+    };
+    Ok(SourceClaim {
+        epoch: row.try_get("epoch")?,
+        saved,
+    })
+}
