@@ -19,7 +19,7 @@ pub mod dispatch;
 pub mod egress;
 pub(crate) mod enrich;
 pub mod history;
-pub(crate) mod ingest;
+pub mod ingest;
 pub mod jobs;
 pub mod lint;
 pub mod matching;

@@ -111,7 +111,7 @@ impl<'a> Place<'a> {
     pub(crate) async fn warm(&mut self) -> anyhow::Result<Process> {
         let process = self.start()?;
         // What reads the server's log sees what is written once it has a slot.
-        if matches!(self.subject, Subject::Debezium | Subject::DebeziumBatched) {
+        if self.subject.has_slot() {
             let slot = "select exists (select from pg_replication_slots where active)";
             let there = self.ground.until(slot, START).await;
             there.with_context(|| process.said())?;

@@ -21,6 +21,10 @@ pub(crate) enum Subject {
     Observers,
     /// Ours, with batches in its default settings
     ObserversBatched,
+    /// Ours, reading the server's own log
+    ObserversWal,
+    /// The same, with batches
+    ObserversWalBatched,
     /// A bare loop that posts the same bodies: the limit of sending
     Ceiling,
     /// fraiseql-observers 2.19
@@ -72,10 +76,12 @@ pub(crate) struct Start<'a> {
 }
 
 impl Subject {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Observers,
         Self::Ceiling,
         Self::ObserversBatched,
+        Self::ObserversWal,
+        Self::ObserversWalBatched,
         Self::Fraiseql,
         Self::Debezium,
         Self::DebeziumBatched,
@@ -92,12 +98,24 @@ impl Subject {
     /// Whether its program is there.
     pub(crate) fn is_there(self, programs: &Programs) -> bool {
         match self {
-            Self::Observers | Self::ObserversBatched | Self::Ceiling => true,
+            Self::Observers
+            | Self::ObserversBatched
+            | Self::ObserversWal
+            | Self::ObserversWalBatched
+            | Self::Ceiling => true,
             Self::Fraiseql => programs.fraiseql.is_some(),
             Self::Debezium | Self::DebeziumBatched => programs.debezium.is_some(),
             Self::Graphile => programs.graphile.is_some(),
             Self::River => programs.river.is_some(),
         }
+    }
+
+    /// Whether it reads the server's own log, by a slot.
+    pub(crate) fn has_slot(self) -> bool {
+        matches!(
+            self,
+            Self::Debezium | Self::DebeziumBatched | Self::ObserversWal | Self::ObserversWalBatched
+        )
     }
 
     /// Whether it reads what is there and ends, so that nothing can be asked of it but that.
@@ -113,10 +131,9 @@ impl Subject {
     ) -> anyhow::Result<()> {
         let url = ground.url.as_str();
         match self {
+            Self::ObserversWal | Self::ObserversWalBatched => migrate(programs, url).await,
             Self::Observers | Self::ObserversBatched => {
-                let mut migrate = Command::new(&programs.listener);
-                migrate.args(["migrate", "--database-url", url]);
-                succeed(migrate).await?;
+                migrate(programs, url).await?;
                 ground
                     .run("select observer.track('item', key => '{lane}')")
                     .await
@@ -170,8 +187,10 @@ impl Subject {
     /// Starts it.
     pub(crate) fn start(self, start: &Start<'_>) -> anyhow::Result<Process> {
         let command = match self {
-            Self::Observers => listener(start, "")?,
-            Self::ObserversBatched => listener(start, "        batch: {}\n")?,
+            Self::Observers => listener(start, "", "")?,
+            Self::ObserversBatched => listener(start, BATCHED, "")?,
+            Self::ObserversWal => listener(start, "", WAL)?,
+            Self::ObserversWalBatched => listener(start, BATCHED, WAL)?,
             Self::Ceiling => {
                 let mut command = Command::new(std::env::current_exe()?);
                 command.args(["post", start.database_url, start.sink_url]);
@@ -191,6 +210,18 @@ impl Subject {
         };
         Process::start(&self.name(), command, start.folder)
     }
+}
+
+/// Batches in their default settings.
+const BATCHED: &str = "        batch: {}\n";
+
+/// The server's own log as the source, with the key that `track` is told.
+const WAL: &str = "  source:\n    wal: {tables: [{table: public.item, key: [lane]}]}\n";
+
+async fn migrate(programs: &Programs, url: &str) -> anyhow::Result<()> {
+    let mut migrate = Command::new(&programs.listener);
+    migrate.args(["migrate", "--database-url", url]);
+    succeed(migrate).await
 }
 
 /// Has a runner make what its system needs in the database.
@@ -216,8 +247,8 @@ async fn succeed(mut command: Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A listener with its files; `more` stands with the webhook.
-fn listener(start: &Start<'_>, more: &str) -> anyhow::Result<Command> {
+/// A listener with its files; `more` stands with the webhook, and `source` with the listener's spec.
+fn listener(start: &Start<'_>, more: &str, source: &str) -> anyhow::Result<Command> {
     let shards = start
         .setting
         .shards
@@ -228,7 +259,7 @@ fn listener(start: &Start<'_>, more: &str) -> anyhow::Result<Command> {
     let mut files = format!(
         "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: ObserverListener\n\
          metadata: {{name: speed}}\nspec:\n  database:\n    \
-         url: {{value: \"{}\"}}\n{}{}{}",
+         url: {{value: \"{}\"}}\n{source}{}{}{}",
         start.database_url,
         shards.unwrap_or_default(),
         search.unwrap_or_default(),

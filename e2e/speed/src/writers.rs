@@ -9,9 +9,9 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::figures::median;
-use crate::ground::Ground;
-use crate::place::{self, Setting};
-use crate::subject::Subject;
+use crate::ground::{Ground, Server};
+use crate::place::{self, Place, Setting};
+use crate::subject::{Programs, START, Subject};
 
 /// Clients that write.
 const CLIENTS: u32 = 8;
@@ -91,7 +91,51 @@ pub(crate) async fn measure(
         bench.inserts(&mut ground, "1,000 rows", &many).await?,
     ];
     ground.leave().await?;
+    let mut found = found;
+    for (transaction, script) in [(WAL_ONE, &single), (WAL_MANY, &many)] {
+        found.push(by_wal(&bench, (server, programs), setting, (transaction, script)).await?);
+    }
     Ok(found)
+}
+
+const WAL_ONE: &str = "one row, from the server's own log";
+const WAL_MANY: &str = "1,000 rows, from the server's own log";
+
+/// A script that writes while nothing reads the server's log, and while our listener reads it into the change log
+/// and delivers nothing.
+async fn by_wal(
+    bench: &Bench<'_>,
+    (server, programs): (&Server, &Programs),
+    setting: &Setting,
+    (transaction, script): (&'static str, &str),
+) -> anyhow::Result<Writers> {
+    let mut setting = setting.clone();
+    "  when: new.bench_id == -1\n".clone_into(&mut setting.more.observer);
+    let place = place::Bench { server, programs };
+    let mut place = Place::new(place, Subject::ObserversWal, &setting, 1).await?;
+    let (mut bare, mut captured) = (Vec::new(), Vec::new());
+    let file = bench.folder.path().join("script.sql");
+    std::fs::write(&file, script.replace("TABLE", "item"))?;
+    let file = format!("--file={}", file.display());
+    for _ in 0..bench.rounds {
+        bare.push(bench.rate(&file).await?);
+        place.ground.run("truncate item; checkpoint").await?;
+        let process = place.start()?;
+        let slot = "select exists (select from pg_replication_slots where active)";
+        let there = place.ground.until(slot, START).await;
+        there.with_context(|| process.said())?;
+        captured.push(bench.rate(&file).await?);
+        process.kill().await?;
+        let free = "select not exists (select from pg_replication_slots where active)";
+        place.ground.until(free, START).await?;
+        // What was not read by then is nobody's any more.
+        let drop = "select pg_drop_replication_slot(slot_name) from pg_replication_slots";
+        place.ground.run(drop).await?;
+        place.ground.run("delete from observer.source").await?;
+        place.ground.run("truncate item; checkpoint").await?;
+    }
+    place.ground.leave().await?;
+    Ok(bench.of(transaction, &mut bare, &mut captured))
 }
 
 impl Bench<'_> {

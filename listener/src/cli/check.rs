@@ -274,6 +274,10 @@ async fn query_tracking(
 ) -> Result<Vec<tracking::Finding>, CliError> {
     let pool = schema::connect(&bundle.listener.database_url).await?;
     migrate::verify(&pool).await?;
+    if let Some(source) = &bundle.listener.wal {
+        let read = schema::connect(&source.database_url).await?;
+        return Ok(tracking::published_findings(&read, source, observers.needs()).await?);
+    }
     Ok(tracking::findings(&pool, observers.needs()).await?)
 }
 

@@ -1,10 +1,11 @@
 //! `migrate`, `reset-position` and `drop-listener`.
 
 use clap::{Args, ValueEnum};
-use crds::config::{Redacted, SearchBackend, SearchConfig};
+use crds::config::{Redacted, SearchBackend, SearchConfig, WalSourceConfig};
 use observer_listener::checkpoint::stored_rows;
 use observer_listener::coordination::live_processes;
 use observer_listener::database::{self, DatabaseError};
+use observer_listener::ingest::removal;
 use observer_listener::migrate;
 use observer_listener::runtime::cluster::{self, RemovalLimits};
 use sqlx::PgPool;
@@ -122,10 +123,11 @@ pub(super) async fn reset_position(args: ResetPositionArgs) -> Result<(), CliErr
 /// Deletes all data of a listener.
 pub(super) async fn drop_listener(args: DropListenerArgs) -> Result<(), CliError> {
     let database = args.database.resolve()?;
-    let search = database.bundle.as_ref();
-    let search = search.and_then(|bundle| bundle.listener.search.as_ref());
+    let config = database.bundle.as_ref().map(|bundle| &bundle.listener);
+    let search = config.and_then(|config| config.search.as_ref());
+    let source = config.and_then(|config| config.wal.as_deref());
     if args.gone {
-        return drop_unchecked(&database, search).await;
+        return drop_unchecked(&database, (search, source)).await;
     }
     let (pool, listener) = open_database_of_listener(&database).await?;
     require_stopped(&pool, &listener, "drop-listener").await?;
@@ -144,25 +146,26 @@ pub(super) async fn drop_listener(args: DropListenerArgs) -> Result<(), CliError
         kept.events.of("event"),
     );
     confirm(args.yes, &risk)?;
-    drop_rows_and_documents(&pool, &listener, search).await
+    drop_rows_and_documents(&pool, &listener, (search, source)).await
 }
 
 /// Deletes all data of a listener without a check for running processes, as the operator does.
 async fn drop_unchecked(
     database: &NamedDatabase,
-    search: Option<&SearchConfig>,
+    elsewhere: (Option<&SearchConfig>, Option<&WalSourceConfig>),
 ) -> Result<(), CliError> {
     let listener = database.listener.as_ref().ok_or_else(|| {
         CliError::Config("name the listener with --listener NAME, or its files with -f FILE".into())
     })?;
-    drop_rows_and_documents(&connect(&database.url).await?, listener, search).await
+    drop_rows_and_documents(&connect(&database.url).await?, listener, elsewhere).await
 }
 
-/// Deletes the rows of a listener, and the documents of its history, where it has one.
+/// Deletes the rows of a listener, the slot of its source if it is the last that has it, and the documents of its
+/// history, where it has one.
 async fn drop_rows_and_documents(
     pool: &PgPool,
     listener: &str,
-    search: Option<&SearchConfig>,
+    (search, source): (Option<&SearchConfig>, Option<&WalSourceConfig>),
 ) -> Result<(), CliError> {
     let is_elsewhere = |config: &&SearchConfig| config.backend != SearchBackend::Postgres;
     if let Some(config) = search.filter(|config| !is_elsewhere(config)) {
@@ -175,6 +178,11 @@ async fn drop_rows_and_documents(
     }
     let rows = cluster::drop_listener(pool, listener).await?;
     let rows = counted(rows.unsigned_abs(), "row", "rows");
+    if let Some(source) = source
+        && let Some(slot) = removal::drop_unused(pool, source).await?
+    {
+        say!("the replication slot {slot} is dropped, as no other listener has it")?;
+    }
     let Some(config) = search.filter(is_elsewhere) else {
         return say!("listener {listener} is dropped: {rows} deleted");
     };

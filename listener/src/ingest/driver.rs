@@ -51,6 +51,8 @@ pub(crate) struct Ingester {
     pub(crate) source: WalSourceConfig,
     /// Connections to the database of the change log.
     pub(crate) log: PgPool,
+    /// The listener.
+    pub(crate) listener: String,
     /// This process, for people.
     pub(crate) holder: String,
     /// Time after its last write when another process may take over.
@@ -118,7 +120,7 @@ impl Ingester {
         };
         Ok(SourceStore::new(
             self.log.clone(),
-            &name,
+            (&name, &self.listener),
             &self.holder,
             self.lease,
         ))

@@ -7,7 +7,7 @@ use crate::database::DatabaseError;
 
 /// Why a source is not read.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum IngestError {
+pub enum IngestError {
     /// The change log cannot be written.
     #[error("cannot write the change log: {}", ::queue::describe_error(.0))]
     Log(#[source] sqlx::Error),

@@ -14,9 +14,12 @@ mod connection;
 mod driver;
 mod error;
 mod opening;
+pub mod removal;
 mod setup;
 mod slot_watch;
 mod store;
 mod table_plan;
 
+pub(crate) use connection::catalog_pool;
 pub(crate) use driver::Ingester;
+pub use error::IngestError;

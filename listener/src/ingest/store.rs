@@ -118,9 +118,14 @@ pub(crate) struct SourceClaim {
 pub(crate) struct SourceStore {
     pool: PgPool,
     name: Arc<str>,
+    listener: Arc<str>,
     holder: Arc<str>,
     lease: Duration,
 }
+
+const REGISTER: &str = "
+    insert into observer.source as s (name, listeners) values ($1, array[$2])
+    on conflict (name) do update set listeners = s.listeners || $2 where $2 <> all (s.listeners)";
 
 const CLAIM: &str = "
     update observer.source
@@ -153,11 +158,17 @@ const APPEND: &str = "
     select count(pg_notify('observer_change_log', name)) from own";
 
 impl SourceStore {
-    /// Names the source, and this process for people.
-    pub(crate) fn new(pool: PgPool, name: &str, holder: &str, lease: Duration) -> Self {
+    /// Names the source, the listener that has it, and this process for people.
+    pub(crate) fn new(
+        pool: PgPool,
+        (name, listener): (&str, &str),
+        holder: &str,
+        lease: Duration,
+    ) -> Self {
         Self {
             pool,
             name: Arc::from(name),
+            listener: Arc::from(listener),
             holder: Arc::from(holder),
             lease,
         }
@@ -170,8 +181,9 @@ impl SourceStore {
 
     /// Takes the source over, if no other process reads it.
     pub(crate) async fn claim(&self) -> Result<Option<SourceClaim>, IngestError> {
-        sqlx::query("insert into observer.source (name) values ($1) on conflict do nothing")
+        sqlx::query(REGISTER)
             .bind(&*self.name)
+            .bind(&*self.listener)
             .execute(&self.pool)
             .await
             .map_err(IngestError::Log)?;
@@ -284,6 +296,27 @@ impl SourceStore {
         .await
         .map(drop)
         .map_err(IngestError::Log)
+    }
+
+    /// Whether a source has no listener any more.
+    pub(crate) async fn is_unused(pool: &PgPool, name: &str) -> Result<bool, IngestError> {
+        let sql =
+            "select exists (select from observer.source where name = $1 and listeners = '{}')";
+        sqlx::query_scalar(sql)
+            .bind(name)
+            .fetch_one(pool)
+            .await
+            .map_err(IngestError::Log)
+    }
+
+    /// Removes the row of a source that has no listener any more.
+    pub(crate) async fn remove(pool: &PgPool, name: &str) -> Result<(), IngestError> {
+        sqlx::query("delete from observer.source where name = $1 and listeners = '{}'")
+            .bind(name)
+            .execute(pool)
+            .await
+            .map(drop)
+            .map_err(IngestError::Log)
     }
 
     /// Returns the name that a slot has if none is given.

@@ -19,7 +19,7 @@ use crate::coordination::heartbeat::{Heartbeat, NewerConfig};
 use crate::database::{self, DatabaseError};
 use crate::dead_letters::retention as dead_letter_retention;
 use crate::history::{self, History, HistoryContext};
-use crate::ingest::Ingester;
+use crate::ingest::{self, Ingester};
 use crate::jobs::queue_metrics;
 
 impl SessionContext<'_> {
@@ -46,18 +46,19 @@ impl SessionContext<'_> {
             reporter(),
             sources.metrics.clone(),
         );
-        let tracking = tracking_watch::watch(
-            pool.clone(),
-            Arc::clone(name),
-            self.observers.clone(),
-            self.findings.clone(),
-            reporter(),
-        );
-        let is_tracked_here = listener.wal.is_none();
+        let captured = match listener.wal.as_deref() {
+            None => Some((pool.clone(), None)),
+            // A URL that cannot be used is reported by what reads it.
+            Some(source) => {
+                let read = ingest::catalog_pool(&source.database_url).ok();
+                read.map(|read| (read, Some(source.clone())))
+            }
+        };
+        let parts = (self.observers.clone(), self.findings.clone(), reporter());
+        let for_tracking = Arc::clone(name);
         let tracking = async move {
-            // Tables of another source are not tracked in this database.
-            if is_tracked_here {
-                tracking.await;
+            if let Some(captured) = captured {
+                tracking_watch::watch(captured, for_tracking, parts.0, parts.1, parts.2).await;
             }
         };
         let until = reading.clone();
@@ -120,6 +121,7 @@ impl SessionContext<'_> {
         let ingester = Ingester {
             source: source.clone(),
             log: pool.clone(),
+            listener: listener.identity(),
             holder: self.member.name.clone(),
             lease: listener.lease.duration,
             metrics: self.sources.metrics.source.clone(),

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crds::config::WalSourceConfig;
 use sqlx::PgPool;
 use tokio::sync::{Mutex, watch::Receiver};
 use tokio::time::timeout;
@@ -12,7 +13,7 @@ use tokio::time::timeout;
 use crate::observers::Observers;
 use crate::telemetry::status::StatusReporter;
 use crate::tracking::summary::summary;
-use crate::tracking::{Finding, findings};
+use crate::tracking::{Finding, findings, published_findings};
 
 /// Interval of checks while something is wrong.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
@@ -45,7 +46,7 @@ impl ReportedFindings {
 
 /// Checks periodically, and at once when the observers are replaced. Does not end.
 pub(super) async fn watch(
-    pool: PgPool,
+    (pool, source): (PgPool, Option<WalSourceConfig>),
     listener: Arc<str>,
     mut observers: Receiver<Arc<Observers>>,
     findings_before: ReportedFindings,
@@ -53,7 +54,13 @@ pub(super) async fn watch(
 ) {
     loop {
         let now = Arc::clone(&observers.borrow_and_update());
-        let pause = match timeout(CHECK_TIMEOUT, findings(&pool, now.needs())).await {
+        let checking = async {
+            match &source {
+                Some(source) => published_findings(&pool, source, now.needs()).await,
+                None => findings(&pool, now.needs()).await,
+            }
+        };
+        let pause = match timeout(CHECK_TIMEOUT, checking).await {
             Ok(Ok(found)) => {
                 let pause = if found.is_empty() {
                     IDLE_CHECK_INTERVAL

@@ -5,6 +5,7 @@ use crds::pod_status::{CAPTURE_BROKEN, COLUMN_MISSING, TABLE_MISSING, TABLE_NOT_
 use super::Needs;
 use super::tables::{Table, Tables};
 use crate::text::names::{did_you_mean, list};
+use crds::config::Operation;
 
 /// Something that keeps an observer from working.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,7 +37,10 @@ pub(super) fn of(needs: &Needs, tables: &Tables) -> Vec<Finding> {
         return vec![entity(TABLE_NOT_TRACKED, message)];
     }
     let mut found = Vec::new();
-    if let Some(trouble) = &table.trouble {
+    // An insertion has no image before it.
+    let has_before = |one: &Operation| matches!(one, Operation::Update | Operation::Delete);
+    let concerns = table.publication.is_none() || needs.operations.iter().any(has_before);
+    if let Some(trouble) = table.trouble.as_ref().filter(|_| concerns) {
         let message = format!(
             "changes of {} are not logged as they should be: {trouble}",
             table.entity
@@ -44,12 +48,20 @@ pub(super) fn of(needs: &Needs, tables: &Tables) -> Vec<Finding> {
         found.push(entity(CAPTURE_BROKEN, message));
     }
     if needs.has_tenant && table.tenant.is_none() && !needs.is_custom() {
-        let message = format!(
-            "{0} is tracked without a tenant column, so no event of it has a tenant, and this observer sees none: name \
+        let message = if table.publication.is_some() {
+            format!(
+                "{0} is read without a tenant column, so no event of it has a tenant, and this observer sees none: name \
+                 the column in spec.source.wal.tables, or leave spec.tenant out",
+                table.entity
+            )
+        } else {
+            format!(
+                "{0} is tracked without a tenant column, so no event of it has a tenant, and this observer sees none: name \
              the column with select observer.track({1}, tenant => 'column'), or leave spec.tenant out",
-            table.entity,
-            quoted(&table.entity)
-        );
+                table.entity,
+                quoted(&table.entity)
+            )
+        };
         found.push(finding("spec.tenant", COLUMN_MISSING, message));
     }
     // An event of `observer.emit` may hold anything.
@@ -76,6 +88,12 @@ fn not_logged(table: &Table) -> Option<String> {
         "m" => "a materialized view",
         "f" => "a foreign table",
         _ if table.is_tracked => return None,
+        _ if let Some(publication) = &table.publication => {
+            return Some(format!(
+                "{entity} is not in the publication {publication}, so none of its changes is read: add it to \
+                 spec.source.wal.tables, or run alter publication {publication} add table {entity}"
+            ));
+        }
         _ => {
             return Some(format!(
                 "{entity} is not tracked, so none of its changes is logged: run select observer.track({}) in the database",
@@ -110,8 +128,12 @@ fn without_column(table: &Table, column: &str) -> Option<String> {
     let entity = &table.entity;
     if table.exclude.iter().any(|one| one == column) {
         return Some(format!(
-            "the column {column} of {entity} is excluded from the log, so no event has it: leave it out here, or track \
-             the table with another list after exclude =>"
+            "the column {column} of {entity} is excluded from the log, so no event has it: leave it out here, or {}",
+            if table.publication.is_some() {
+                "change exclude in spec.source.wal.tables"
+            } else {
+                "track the table with another list after exclude =>"
+            }
         ));
     }
     let there = || {
@@ -139,7 +161,6 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crds::config::Operation;
 
     fn needs(entity: &str, operations: &[Operation]) -> Needs {
         Needs {

@@ -6,7 +6,7 @@ pub(crate) mod summary;
 mod tables;
 pub(crate) mod templates;
 
-use crds::config::{ObserverConfig, Operation};
+use crds::config::{ObserverConfig, Operation, WalSourceConfig};
 use sqlx::PgPool;
 
 pub use finding::Finding;
@@ -96,6 +96,22 @@ pub async fn findings<'n>(
         return Ok(Vec::new());
     }
     let tables = Tables::find(pool, needs.iter().map(|one| one.entity.as_str())).await?;
+    let found = needs.into_iter();
+    Ok(found.flat_map(|one| finding::of(one, &tables)).collect())
+}
+
+/// Queries the database of a source for what keeps observers from working.
+pub async fn published_findings<'n>(
+    pool: &PgPool,
+    source: &WalSourceConfig,
+    needs: impl IntoIterator<Item = &'n Needs>,
+) -> Result<Vec<Finding>, sqlx::Error> {
+    let needs: Vec<&Needs> = needs.into_iter().filter(|one| one.has_table()).collect();
+    if needs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let entities = needs.iter().map(|one| one.entity.as_str());
+    let tables = Tables::find_published(pool, source, entities).await?;
     let found = needs.into_iter();
     Ok(found.flat_map(|one| finding::of(one, &tables)).collect())
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crds::config::WalSourceConfig;
 use sqlx::PgPool;
 
 /// A table, or a relation with a name like one.
@@ -18,6 +19,9 @@ pub(super) struct Table {
     pub(super) exclude: Vec<String>,
     pub(super) trouble: Option<String>,
     pub(super) columns: Vec<String>,
+    /// The publication that its changes are read by, where they are not logged by triggers.
+    #[sqlx(default)]
+    pub(super) publication: Option<String>,
 }
 
 /// Tables of a database.
@@ -78,6 +82,62 @@ impl Tables {
                      on t.tgrelid = n.oid
                  where n.relkind in ('r', 'p') and not n.relispartition
                  group by n.entity order by bool_and(t.tgrelid is null), n.entity"
+            );
+            sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
+                .fetch_all(pool)
+                .await?
+        };
+        Ok(Self { known, names })
+    }
+
+    /// Looks for the tables of these names in the database of a source, which need not have the schema `observer`.
+    pub(super) async fn find_published<'n>(
+        pool: &PgPool,
+        source: &WalSourceConfig,
+        entities: impl Iterator<Item = &'n str>,
+    ) -> Result<Self, sqlx::Error> {
+        let entities: Vec<&str> = entities.collect();
+        let sql = format!(
+            "with named as ({NAMED}), published as (
+                 select c.oid from pg_publication_tables p
+                 join pg_namespace n on n.nspname = p.schemaname
+                 join pg_class c on c.relnamespace = n.oid and c.relname = p.tablename
+                 where p.pubname = $2
+             )
+             select n.entity, n.relkind::text as kind,
+                 case when n.relispartition then pg_partition_root(n.oid)::regclass::text end as root,
+                 p.oid is not null as is_tracked, null as tenant, '{{}}'::text[] as exclude,
+                 case when exists (
+                     select from pg_class m where m.relreplident <> 'f' and m.relkind = 'r'
+                     and m.oid in (select n.oid union select relid from pg_partition_tree(n.oid))
+                 ) then 'it keeps no whole image of a row before its change: run alter table ' || n.oid::regclass
+                     || ' replica identity full' end as trouble,
+                 array(
+                     select a.attname::text from pg_attribute a
+                     where a.attrelid = n.oid and a.attnum > 0 and not a.attisdropped order by a.attnum
+                 ) as columns, $2 as publication
+             from named n left join published p on p.oid = n.oid
+             where n.entity = any ($1)"
+        );
+        let found: Vec<Table> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+            .bind(&entities)
+            .bind(&source.publication)
+            .fetch_all(pool)
+            .await?;
+        let mut known = BTreeMap::new();
+        for mut table in found {
+            if let Some(config) = source.tables.iter().find(|one| one.table == table.entity) {
+                table.tenant.clone_from(&config.tenant);
+                table.exclude.clone_from(&config.exclude);
+            }
+            known.insert(table.entity.clone(), table);
+        }
+        let names = if entities.iter().all(|entity| known.contains_key(*entity)) {
+            Vec::new()
+        } else {
+            let sql = format!(
+                "with named as ({NAMED}) select n.entity from named n
+                 where n.relkind in ('r', 'p') and not n.relispartition order by 1"
             );
             sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
                 .fetch_all(pool)

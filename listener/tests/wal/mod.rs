@@ -1,5 +1,6 @@
 //! The server's own log as the source of the change log.
 
+mod examples;
 mod losses;
 mod rows;
 mod slots;

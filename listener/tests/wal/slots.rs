@@ -1,10 +1,11 @@
 //! Faults of the slot: what is said, what is lost, and what is not.
 
 use super::{Source, counters, sink};
+use crate::support::binaries;
 use crate::support::counters::all_in_order;
 use crate::support::fleet::SHORT_LEASE;
 use crate::support::listener::Process;
-use crate::support::writers::make_untracked_table;
+use crate::support::writers::{Writers, make_untracked_table};
 
 async fn change_all(source: &Source) {
     source.run("update kv set v = v + 1").await;
@@ -135,5 +136,265 @@ async fn user_without_rights_is_told_what_to_run() {
     source.is_read().await;
     change_all(&source).await;
     all_in_order(&source.read, &sink).await;
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slot_that_is_invalidated_while_its_reader_is_away_stops_the_source() {
+    let source = Source::apart().await;
+    make_untracked_table(&source.read).await;
+    source.run("create table other (v text)").await;
+    let sink = sink().await;
+    let config = counters(&source, SHORT_LEASE, &sink, "/");
+    let process = Process::run(&config);
+    source.is_read().await;
+    change_all(&source).await;
+    source.logged(40).await;
+    process.stop().await;
+    source
+        .run("alter system set max_slot_wal_keep_size = '1MB'")
+        .await;
+    source.run("select pg_reload_conf()").await;
+    for _ in 0..4 {
+        source
+            .run("insert into other select repeat('x', 1000) from generate_series(1, 30000)")
+            .await;
+        source.run("select pg_switch_wal()").await;
+        source.run("checkpoint").await;
+    }
+    let mut process = Process::run(&config);
+    process.says("is invalidated (").await;
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slot_that_is_dropped_while_it_is_read_stops_the_source() {
+    let source = Source::apart().await;
+    make_untracked_table(&source.read).await;
+    let sink = sink().await;
+    let config = counters(&source, SHORT_LEASE, &sink, "/");
+    let mut process = Process::run(&config);
+    source.is_read().await;
+    change_all(&source).await;
+    source.logged(40).await;
+    super::eventually("the slot is dropped between two sessions", async || {
+        let end = "select pg_terminate_backend(active_pid) from pg_replication_slots";
+        let _ended = sqlx::query(end).execute(&source.read).await;
+        let drop = "select pg_drop_replication_slot('shop')";
+        sqlx::query(drop).execute(&source.read).await.ok()
+    })
+    .await;
+    process.says("the slot shop is gone").await;
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_that_takes_no_rows_for_long_does_not_end_the_session() {
+    let source = Source::apart().await;
+    make_untracked_table(&source.read).await;
+    source
+        .run("alter system set wal_sender_timeout = '2s'")
+        .await;
+    source.run("select pg_reload_conf()").await;
+    let sink = sink().await;
+    let config = counters(
+        &source,
+        "  lease: {duration: 60s, renewDeadline: 50s, retryPeriod: 400ms}\n",
+        &sink,
+        "/",
+    );
+    let process = Process::run(&config);
+    source.is_read().await;
+    let pid = "select active_pid from pg_replication_slots where slot_name = 'shop'";
+    let before: i32 = sqlx::query_scalar(pid)
+        .fetch_one(&source.read)
+        .await
+        .unwrap();
+    let mut blocks = source.log.begin().await.unwrap();
+    sqlx::query("lock table observer.change_log in access exclusive mode")
+        .execute(&mut *blocks)
+        .await
+        .unwrap();
+    source
+        .run("update kv set v = v + 1 from generate_series(1, 1)")
+        .await;
+    let begun = tokio::time::Instant::now();
+    super::eventually("the timeout has passed several times", async || {
+        (begun.elapsed() > std::time::Duration::from_secs(6)).then_some(())
+    })
+    .await;
+    blocks.rollback().await.unwrap();
+    all_in_order(&source.read, &sink).await;
+    let after: i32 = sqlx::query_scalar(pid)
+        .fetch_one(&source.read)
+        .await
+        .unwrap();
+    assert_eq!(before, after, "it is the same session");
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_wait_while_the_slot_is_told_nothing_of_them() {
+    let source = Source::apart().await;
+    make_untracked_table(&source.read).await;
+    let sink = sink().await;
+    let config = counters(&source, SHORT_LEASE, &sink, "/");
+    let process = Process::run(&config);
+    source.is_read().await;
+    let mut blocks = source.log.begin().await.unwrap();
+    sqlx::query("lock table observer.change_log in access exclusive mode")
+        .execute(&mut *blocks)
+        .await
+        .unwrap();
+    change_all(&source).await;
+    let at: String = source.value("select pg_current_wal_lsn()::text").await;
+    source
+        .run("create table other (v text); insert into other values ('x')")
+        .await;
+    // Keepalives of the server and reports to it pass meanwhile.
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    let told: bool = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+        "select confirmed_flush_lsn >= '{at}' from pg_replication_slots where slot_name = 'shop'"
+    )))
+    .fetch_one(&source.read)
+    .await
+    .unwrap();
+    assert!(!told, "what is not saved is not reported");
+    process.kill().await;
+    blocks.rollback().await.unwrap();
+    let process = Process::run(&config);
+    all_in_order(&source.read, &sink).await;
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn promoted_standby_goes_on_with_a_slot_that_was_synced() {
+    // Slots are synced from 17 on.
+    let log = testkit::servers::postgres::PrivateServer::start(&binaries())
+        .await
+        .unwrap();
+    let pool = testkit::database::pool(&log.url("postgres")).await;
+    observer_listener::migrate::migrate(&pool).await.unwrap();
+    let source = Source::apart().await;
+    let version: i32 = source
+        .value("select current_setting('server_version_num')::int")
+        .await;
+    if version < 170_000 {
+        println!("this server syncs no slots");
+        return;
+    }
+    make_untracked_table(&source.read).await;
+    source
+        .run("select pg_create_physical_replication_slot('standby', true)")
+        .await;
+    source
+        .run("alter system set synchronized_standby_slots = 'standby'")
+        .await;
+    let logical = format!("{}\nsync_replication_slots = on", super::LOGICAL);
+    let standby = source
+        .server
+        .standby(&binaries(), "standby", &logical)
+        .await
+        .unwrap();
+    let sink = sink().await;
+    let config = counters(&source, SHORT_LEASE, &sink, "/");
+    config.change(&source.log_url(), &log.url("postgres"));
+    config.change("slot: shop\n", "slot: shop\n      failover: true\n");
+    let process = Process::run(&config);
+    let read = testkit::database::pool(&source.read_url()).await;
+    let there = testkit::database::pool(&standby.url("postgres")).await;
+    super::eventually("the slot is read", async || {
+        let slot = "select 1 from pg_replication_slots where slot_name = 'shop' and active";
+        sqlx::query(slot).fetch_optional(&read).await.ok()?
+    })
+    .await;
+    super::eventually("the slot is on the standby", async || {
+        // It becomes a lasting one once it has been read on, past what runs at the time.
+        sqlx::query("update kv set v = v + 1")
+            .execute(&read)
+            .await
+            .ok()?;
+        sqlx::query("select pg_log_standby_snapshot()")
+            .execute(&read)
+            .await
+            .ok()?;
+        let synced: bool = sqlx::query_scalar(
+            "select synced and not temporary from pg_replication_slots where slot_name = 'shop'",
+        )
+        .fetch_one(&there)
+        .await
+        .ok()?;
+        synced.then_some(())
+    })
+    .await;
+    let writers = Writers::start(&source.read_url(), 2, testkit::seed::seed());
+    sink.arrived(sink.counts().requests + 200).await;
+    source.server.crash().await.unwrap();
+    sqlx::query("select pg_promote()")
+        .execute(&there)
+        .await
+        .unwrap();
+    process.stop().await;
+    config.change(&source.read_url(), &standby.url("postgres"));
+    let process = Process::run(&config);
+    sqlx::query("update kv set v = v + 1")
+        .execute(&there)
+        .await
+        .unwrap();
+    // What the new primary does not have was not delivered either, as its slot waited for the standby.
+    all_in_order(&there, &sink).await;
+    process.stop().await;
+    source.server.resume().await.unwrap();
+    writers.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn server_that_lost_what_was_read_is_not_read() {
+    let log = testkit::servers::postgres::PrivateServer::start(&binaries())
+        .await
+        .unwrap();
+    let pool = testkit::database::pool(&log.url("postgres")).await;
+    observer_listener::migrate::migrate(&pool).await.unwrap();
+    let source = Source::apart().await;
+    make_untracked_table(&source.read).await;
+    source
+        .run("select pg_create_physical_replication_slot('standby', true)")
+        .await;
+    let standby = source
+        .server
+        .standby(&binaries(), "standby", super::LOGICAL)
+        .await
+        .unwrap();
+    let there = testkit::database::pool(&standby.url("postgres")).await;
+    let sink = sink().await;
+    let config = counters(&source, SHORT_LEASE, &sink, "/");
+    config.change(&source.log_url(), &log.url("postgres"));
+    let process = Process::run(&config);
+    let read = testkit::database::pool(&source.read_url()).await;
+    super::eventually("the slot is there", async || {
+        let slot = "select 1 from pg_replication_slots where slot_name = 'shop' and active";
+        sqlx::query(slot).fetch_optional(&read).await.ok()?
+    })
+    .await;
+    // From here on the standby gets nothing.
+    sqlx::query("select pg_promote()")
+        .execute(&there)
+        .await
+        .unwrap();
+    sqlx::query("update kv set v = v + 1")
+        .execute(&read)
+        .await
+        .unwrap();
+    sink.arrived(40).await;
+    process.stop().await;
+    sqlx::query("select pg_create_logical_replication_slot('shop', 'pgoutput')")
+        .execute(&there)
+        .await
+        .unwrap();
+    config.change(&source.read_url(), &standby.url("postgres"));
+    let mut process = Process::run(&config);
+    process
+        .says("the server lost changes that were delivered")
+        .await;
     process.stop().await;
 }

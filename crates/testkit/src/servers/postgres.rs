@@ -67,12 +67,19 @@ impl PrivateServer {
 
     /// Starts one with further settings, a line each.
     pub async fn start_with(binaries: &Binaries, settings: &str) -> Result<Self, ServerError> {
+        let mut server = Self::without_data(binaries).await?;
+        server.make_cluster().await?;
+        server.start_on_a_free_port(settings).await?;
+        Ok(server)
+    }
+
+    async fn without_data(binaries: &Binaries) -> Result<Self, ServerError> {
         let temporary = TempDir::with_prefix("observers-")
             .map_err(|source| io_error("make a folder in", &std::env::temp_dir(), source))?;
         let run_as = run_as(temporary.path())?;
         let binaries = binaries.locate(run_as.is_some()).await?;
         let guardian = Guardian::watch(GUARDIAN, &[&binaries, temporary.path()], run_as)?;
-        let mut server = Self {
+        Ok(Self {
             binaries,
             // From here on the guardian removes it.
             folder: temporary.keep(),
@@ -80,10 +87,32 @@ impl PrivateServer {
             password: Uuid::new_v4().simple().to_string(),
             run_as,
             _guardian: guardian,
-        };
-        server.make_cluster().await?;
-        server.start_on_a_free_port(settings).await?;
-        Ok(server)
+        })
+    }
+
+    /// Makes a standby of this server, which is stopped for it and runs again then. It follows by the physical
+    /// slot of this name, which it makes, and has these further settings.
+    pub async fn standby(
+        &self,
+        binaries: &Binaries,
+        slot: &str,
+        settings: &str,
+    ) -> Result<Self, ServerError> {
+        let mut standby = Self::without_data(binaries).await?;
+        standby.password.clone_from(&self.password);
+        self.stop().await?;
+        let mut copy = Command::new("cp");
+        copy.arg("-a").arg(self.data()).arg(standby.data());
+        run("cp", copy).await?;
+        self.resume().await?;
+        standby.write(&standby.data().join("standby.signal"), "")?;
+        let (port, password) = (self.port, &self.password);
+        let follows = format!(
+            "primary_conninfo = 'host=127.0.0.1 port={port} user={USER} password={password} dbname=postgres'\n\
+             primary_slot_name = '{slot}'\nhot_standby_feedback = on\n{settings}"
+        );
+        standby.start_on_a_free_port(&follows).await?;
+        Ok(standby)
     }
 
     /// The port on the loopback address; the same after a restart.

@@ -1,0 +1,42 @@
+//! Removal of a source whose last listener is gone: a slot that nobody reads fills the disk of its server.
+
+use crds::config::WalSourceConfig;
+use sqlx::PgPool;
+
+use super::connection::catalog_pool;
+use super::error::IngestError;
+use super::store::SourceStore;
+
+/// Ends whoever still reads the slot, and drops it; nothing where there is none.
+const DROP: [&str; 2] = [
+    "select pg_terminate_backend(active_pid) from pg_replication_slots
+     where slot_name = $1 and active_pid is not null",
+    "select pg_drop_replication_slot(slot_name) from pg_replication_slots
+     where slot_name = $1 and plugin = 'pgoutput' and database = current_database()",
+];
+
+/// Drops the slot of a source that no listener has any more, after a listener was dropped. Returns its name
+/// if it is gone with it. The publication stays, as it may be of others.
+pub async fn drop_unused(
+    log: &PgPool,
+    source: &WalSourceConfig,
+) -> Result<Option<String>, IngestError> {
+    let name = match &source.slot {
+        Some(name) => name.clone(),
+        None => SourceStore::default_slot(log).await?,
+    };
+    if !SourceStore::is_unused(log, &name).await? {
+        return Ok(None);
+    }
+    let pool = catalog_pool(&source.database_url)?;
+    for sql in DROP {
+        sqlx::query(sql)
+            .bind(&name)
+            .execute(&pool)
+            .await
+            .map_err(IngestError::Catalog)?;
+    }
+    pool.close().await;
+    SourceStore::remove(log, &name).await?;
+    Ok(Some(name))
+}
