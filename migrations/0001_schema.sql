@@ -485,6 +485,8 @@ create table observer.source (
     system_identifier text,
     timeline bigint,
     database text,
+    -- number of the publication: one that was made again sends nothing of what was written before
+    publication bigint,
     -- all up to here is in the log; the slot is never told more than this
     confirmed_lsn pg_lsn,
     -- the transaction under way, by its commit, and how many of its changes are in the log

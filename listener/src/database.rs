@@ -350,10 +350,22 @@ pub fn cache_pool(url: &Redacted) -> Result<PgPool, DatabaseError> {
     Ok(pool.connect_lazy_with(options(url)?))
 }
 
+/// A slot is told of what is saved, so that must be on the disk.
+const DURABLE: &str = "
+    select pg_catalog.set_config('synchronous_commit', 'on', false)
+    where pg_catalog.current_setting('synchronous_commit') = 'off'";
+
 /// Opens the pool of a source: one appends, and one waits for what others append. No connection is made before
-/// one is needed.
+/// one is needed. A commit is on the disk when it is answered.
 pub fn source_pool(url: &Redacted) -> Result<PgPool, DatabaseError> {
-    let pool = simple(2).idle_timeout(ADMIN_IDLE_TIMEOUT);
+    let pool = simple(2)
+        .idle_timeout(ADMIN_IDLE_TIMEOUT)
+        .after_connect(|connection, _| {
+            Box::pin(async move {
+                session::begin(&mut *connection, AccessMode::ReadWrite).await?;
+                sqlx::raw_sql(DURABLE).execute(connection).await.map(drop)
+            })
+        });
     Ok(pool.connect_lazy_with(options(url)?))
 }
 

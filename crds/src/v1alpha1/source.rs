@@ -29,9 +29,9 @@ pub struct Source {
     /// to log a table.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub triggers: Option<TriggerSource>,
-    /// Write-ahead log of a Postgres server, read through a logical replication slot. Writers pay
-    /// nothing for it. One process at a time reads the slot and writes the changes to the change log,
-    /// which listeners of the same `spec.database` share.
+    /// Write-ahead log of a Postgres server, read through a logical replication slot. One process at a
+    /// time reads the slot and writes the changes to the change log, which listeners of the same
+    /// `spec.database` share.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wal: Option<WalSource>,
 }

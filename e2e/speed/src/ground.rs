@@ -90,6 +90,15 @@ impl Server {
     pub(crate) fn cpu(&self) -> anyhow::Result<f64> {
         process::cpu(self.pid)
     }
+
+    /// Lets it have only the time that nobody else wants, as if it were on another machine.
+    pub(crate) async fn yields(&self) -> anyhow::Result<()> {
+        let mut chrt = tokio::process::Command::new("chrt");
+        chrt.args(["--all-tasks", "--idle", "--pid", "0", &self.pid.to_string()]);
+        let status = chrt.status().await.context("chrt cannot be started")?;
+        anyhow::ensure!(status.success(), "chrt: {status}");
+        Ok(())
+    }
 }
 
 /// As the tests choose it: `OBSERVER_TEST_POSTGRES` names a folder with another version's programs.

@@ -47,6 +47,8 @@ pub(crate) struct More {
     pub(crate) action: String,
     /// Where metrics are served; nowhere where absent.
     pub(crate) listen: Option<String>,
+    /// Another database for the change log, whose server and our listener get only the time that nobody else wants.
+    pub(crate) log_url: Option<String>,
 }
 
 /// What all of a benchmark's measurements share.

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 use tokio::process::Command;
 
-use crate::ground::Ground;
+use crate::ground::{Ground, Server};
 use crate::place::Setting;
 use crate::process::Process;
 
@@ -184,6 +184,11 @@ impl Subject {
         }
     }
 
+    /// Makes the schema of ours in the database for a change log elsewhere.
+    pub(crate) async fn migrate_log(self, log: &Server, programs: &Programs) -> anyhow::Result<()> {
+        migrate(programs, &log.url("postgres")).await
+    }
+
     /// Starts it.
     pub(crate) fn start(self, start: &Start<'_>) -> anyhow::Result<Process> {
         let command = match self {
@@ -256,11 +261,21 @@ fn listener(start: &Start<'_>, more: &str, source: &str) -> anyhow::Result<Comma
     let search = start.setting.search.as_ref();
     let search = search.map(|search| format!("  search: {search}\n"));
     let own = &start.setting.more;
+    let log_url = own.log_url.as_deref().unwrap_or(start.database_url);
+    let source = if own.log_url.is_some() {
+        let url = start.database_url;
+        source.replace(
+            "wal: {",
+            &format!("wal: {{database: {{url: {{value: \"{url}\"}}}}, "),
+        )
+    } else {
+        source.to_owned()
+    };
     let mut files = format!(
         "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: ObserverListener\n\
          metadata: {{name: speed}}\nspec:\n  database:\n    \
          url: {{value: \"{}\"}}\n{source}{}{}{}",
-        start.database_url,
+        log_url,
         shards.unwrap_or_default(),
         search.unwrap_or_default(),
         if own.listener.is_empty() {
@@ -286,7 +301,13 @@ fn listener(start: &Start<'_>, more: &str, source: &str) -> anyhow::Result<Comma
     }
     let path = start.folder.join("observers.yaml");
     std::fs::write(&path, files)?;
-    let mut command = Command::new(&start.programs.listener);
+    let mut command = if own.log_url.is_some() {
+        let mut command = Command::new("chrt");
+        command.args(["--idle", "0"]).arg(&start.programs.listener);
+        command
+    } else {
+        Command::new(&start.programs.listener)
+    };
     let listen = own.listen.as_deref().unwrap_or("off");
     command.args(["run", "--listen", listen, "--log-format", "text", "-f"]);
     command.arg(path);

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, ensure};
 use serde::Serialize;
+use sqlx::{Connection as _, Executor as _, PgConnection};
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -92,14 +93,33 @@ pub(crate) async fn measure(
     ];
     ground.leave().await?;
     let mut found = found;
-    for (transaction, script) in [(WAL_ONE, &single), (WAL_MANY, &many)] {
-        found.push(by_wal(&bench, (server, programs), setting, (transaction, script)).await?);
+    let here = [
+        ("one row, from the server's own log", &single),
+        ("1,000 rows, from the server's own log", &many),
+    ];
+    for what in here {
+        found.push(by_wal(&bench, (server, programs), setting, what).await?);
+    }
+    let log = Server::start().await?;
+    log.yields().await?;
+    Subject::ObserversWal.migrate_log(&log, programs).await?;
+    let mut setting = setting.clone();
+    setting.more.log_url = Some(log.url("postgres"));
+    let there = [
+        (
+            "one row, from the server's own log into one elsewhere",
+            &single,
+        ),
+        (
+            "1,000 rows, from the server's own log into one elsewhere",
+            &many,
+        ),
+    ];
+    for what in there {
+        found.push(by_wal(&bench, (server, programs), &setting, what).await?);
     }
     Ok(found)
 }
-
-const WAL_ONE: &str = "one row, from the server's own log";
-const WAL_MANY: &str = "1,000 rows, from the server's own log";
 
 /// A script that writes while nothing reads the server's log, and while our listener reads it into the change log
 /// and delivers nothing.
@@ -107,7 +127,7 @@ async fn by_wal(
     bench: &Bench<'_>,
     (server, programs): (&Server, &Programs),
     setting: &Setting,
-    (transaction, script): (&'static str, &str),
+    (transaction, script): (&'static str, &String),
 ) -> anyhow::Result<Writers> {
     let mut setting = setting.clone();
     "  when: new.bench_id == -1\n".clone_into(&mut setting.more.observer);
@@ -131,7 +151,11 @@ async fn by_wal(
         // What was not read by then is nobody's any more.
         let drop = "select pg_drop_replication_slot(slot_name) from pg_replication_slots";
         place.ground.run(drop).await?;
-        place.ground.run("delete from observer.source").await?;
+        let log_url = setting.more.log_url.as_ref().unwrap_or(&place.ground.url);
+        let mut log = PgConnection::connect(log_url).await?;
+        log.execute("delete from observer.source; truncate observer.change_log")
+            .await?;
+        log.close().await?;
         place.ground.run("truncate item; checkpoint").await?;
     }
     place.ground.leave().await?;

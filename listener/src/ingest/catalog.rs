@@ -14,6 +14,8 @@ pub(crate) struct Catalog {
     pub(crate) types: TypeCatalog,
     /// Its published tables, by their number.
     pub(crate) tables: BTreeMap<u32, PublishedTable>,
+    /// Number of the publication.
+    pub(crate) publication: u32,
 }
 
 /// A table of the publication.
@@ -75,6 +77,13 @@ impl Catalog {
             Ok(Self {
                 types: types(pool).await?,
                 tables: tables(pool, publication).await?,
+                publication: sqlx::query_scalar::<_, sqlx::postgres::types::Oid>(
+                    "select oid from pg_publication where pubname = $1",
+                )
+                .bind(publication)
+                .fetch_one(pool)
+                .await?
+                .0,
             })
         };
         read.await.map_err(IngestError::Catalog)

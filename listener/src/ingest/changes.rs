@@ -22,6 +22,9 @@ const MAX_HELD_BYTES: usize = 16 << 20;
 /// Prefix of messages that are custom events.
 pub(crate) const MESSAGE_PREFIX: &str = "observer";
 
+/// Schema of this program's own tables.
+const OWN_SCHEMA: &str = "observer";
+
 /// Microseconds from 1970 to 2000, from which Postgres counts.
 const EPOCH: i64 = 946_684_800_000_000;
 
@@ -54,7 +57,8 @@ struct CustomEvent {
 pub(crate) struct Changes {
     catalog: Catalog,
     configs: Vec<WalTableConfig>,
-    relations: BTreeMap<u32, Arc<TablePlan>>,
+    /// Tables that were sent; nothing of those that are this program's own.
+    relations: BTreeMap<u32, Option<Arc<TablePlan>>>,
     /// Relations that the catalog was read for already.
     asked: BTreeSet<(u32, Vec<(String, u32)>)>,
     transaction: Option<Transaction>,
@@ -173,26 +177,23 @@ impl Changes {
         match PgMessage::decode(bytes)? {
             PgMessage::Relation(relation) => self.relation(&relation),
             PgMessage::Insert { relation, new } => self.change(relation, |changes, plan| {
-                let image = plan.new_image(&new, None)?;
+                let image = plan.new_image(&new, None);
                 changes.release_held();
                 changes.push('i', plan, image.key, image.tenant, None, Some(image.json));
-                Ok(())
             }),
             PgMessage::Update { relation, old, new } => self.change(relation, |changes, plan| {
-                changes.update(plan, old.as_ref(), &new)
+                changes.update(plan, old.as_ref(), &new);
             }),
             PgMessage::Delete { relation, old } => self.change(relation, |changes, plan| {
-                let image = plan.old_image(&old)?;
+                let image = plan.old_image(&old);
                 changes.release_held();
                 changes.push('d', plan, image.key, image.tenant, Some(image.json), None);
-                Ok(())
             }),
             PgMessage::Truncate { relations } => {
                 for relation in relations {
                     self.change(relation, |changes, plan| {
                         changes.release_held();
                         changes.push('t', plan, None, None, None, None);
-                        Ok(())
                     })?;
                 }
                 Ok(())
@@ -235,6 +236,11 @@ impl Changes {
     }
 
     fn relation(&mut self, relation: &Relation) -> Result<(), IngestError> {
+        // A publication of all tables has the change log too: each change of it would be another one.
+        if relation.schema == OWN_SCHEMA {
+            self.relations.insert(relation.id, None);
+            return Ok(());
+        }
         let columns: Vec<(String, u32)> = relation
             .columns
             .iter()
@@ -249,7 +255,7 @@ impl Changes {
             return Err(IngestError::CatalogOutdated);
         }
         let plan = TablePlan::new(relation, &self.catalog, &self.configs);
-        self.relations.insert(relation.id, Arc::new(plan));
+        self.relations.insert(relation.id, Some(Arc::new(plan)));
         Ok(())
     }
 
@@ -265,26 +271,23 @@ impl Changes {
     fn change(
         &mut self,
         relation: u32,
-        add: impl FnOnce(&mut Self, &TablePlan) -> Result<(), IngestError>,
+        add: impl FnOnce(&mut Self, &TablePlan),
     ) -> Result<(), IngestError> {
         if !self.counts() {
             return Ok(());
         }
         // The server sends what a table looks like before its rows.
         let plan = self.relations.get(&relation).cloned();
-        let plan = plan.ok_or(pgoutput::DecodeError::Unknown('R', "a table"))?;
-        add(self, &plan)
+        if let Some(plan) = plan.ok_or(pgoutput::DecodeError::Unknown('R', "a table"))? {
+            add(self, &plan);
+        }
+        Ok(())
     }
 
     /// A row that stays who it is, or a deletion and an insertion.
-    fn update(
-        &mut self,
-        plan: &TablePlan,
-        old: Option<&OldTuple<'_>>,
-        new: &Tuple<'_>,
-    ) -> Result<(), IngestError> {
-        let after = plan.new_image(new, old)?;
-        let before = old.map(|old| plan.old_image(old)).transpose()?;
+    fn update(&mut self, plan: &TablePlan, old: Option<&OldTuple<'_>>, new: &Tuple<'_>) {
+        let after = plan.new_image(new, old);
+        let before = old.map(|old| plan.old_image(old));
         let is_whole = matches!(old, Some(OldTuple::Full(_)));
         let same = |before: &Image| {
             // A tenant is known only of a whole row, and so are columns of a key beyond the replica identity.
@@ -317,7 +320,6 @@ impl Changes {
                 self.push('u', plan, after.key, after.tenant, old, Some(after.json));
             }
         }
-        Ok(())
     }
 
     fn release_held(&mut self) {

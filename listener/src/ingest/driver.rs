@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use crds::config::WalSourceConfig;
 use futures::FutureExt as _;
 use pgoutput::LogicalMessage;
-use pgwire_replication::{ReplicationClient, ReplicationEvent};
+use pgwire_replication::{PgWireError, ReplicationClient, ReplicationEvent};
 use sqlx::PgPool;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
@@ -64,14 +64,22 @@ pub(crate) struct Ingester {
 /// Relations that the catalog was read for.
 type Asked = BTreeSet<(u32, Vec<(String, u32)>)>;
 
+/// What one turn leaves to the next.
+#[derive(Default)]
+struct Turns {
+    asked: Asked,
+    /// Whether it is on record that the listener has the source.
+    is_registered: bool,
+}
+
 impl Ingester {
     /// Reads until `stop`. Failures are logged, counted and tried again.
     pub(crate) async fn run(self, stop: CancellationToken) {
-        let (mut backoff, mut asked, mut last_error) = (RETRY, Asked::new(), String::new());
+        let (mut backoff, mut turns, mut last_error) = (RETRY, Turns::default(), String::new());
         while !stop.is_cancelled() {
             let begun = Instant::now();
             let result = stop
-                .run_until_cancelled(Box::pin(self.turn(&mut asked)))
+                .run_until_cancelled(Box::pin(self.turn(&mut turns)))
                 .await;
             self.metrics.connected.set(0);
             let pause = match result {
@@ -136,13 +144,17 @@ impl Ingester {
     }
 
     /// Reads the source if it is free, until that fails.
-    async fn turn(&self, asked: &mut Asked) -> Result<(), IngestError> {
+    async fn turn(&self, turns: &mut Turns) -> Result<(), IngestError> {
         let store = self.store().await?;
+        if !turns.is_registered {
+            store.register().await?;
+            turns.is_registered = true;
+        }
         let Some(claim) = store.claim().await? else {
             return Ok(());
         };
         let pool = catalog_pool(&self.source.database_url)?;
-        let result = self.read(&store, &claim, &pool, asked).await;
+        let result = self.read(&store, &claim, &pool, turns).await;
         pool.close().await;
         result
     }
@@ -152,13 +164,14 @@ impl Ingester {
         store: &SourceStore,
         claim: &SourceClaim,
         pool: &PgPool,
-        asked: &mut Asked,
+        turns: &mut Turns,
     ) -> Result<(), IngestError> {
         check(pool, &self.source.database_url).await?;
         setup::prepare(pool, &self.source).await?;
         setup::check_not_tracked(&self.log, &self.source).await?;
         let catalog = Catalog::read(pool, &self.source.publication).await?;
-        let opened = opening::open(&self.source, store, claim, &self.metrics);
+        let what = (&self.source, catalog.publication);
+        let opened = opening::open(what, (store, claim), &self.metrics);
         let (session, progress) = opened.await?;
         tracing::info!(
             slot = store.name(),
@@ -171,7 +184,7 @@ impl Ingester {
         let tables = self.source.tables.clone();
         let mut stream = Stream {
             session,
-            changes: Changes::new(catalog, tables, progress, std::mem::take(asked)),
+            changes: Changes::new(catalog, tables, progress, std::mem::take(&mut turns.asked)),
             store,
             epoch: claim.epoch,
             saved: progress,
@@ -185,7 +198,7 @@ impl Ingester {
             () = watching => Ok(()),
         };
         self.metrics.malformed.inc_by(stream.changes.malformed);
-        *asked = stream.changes.into_asked();
+        turns.asked = stream.changes.into_asked();
         result
     }
 }
@@ -226,8 +239,8 @@ impl Stream<'_> {
             };
             let Some(event) = event else {
                 // The server ended the session, as it does when it stops.
-                return Err(std::io::Error::from(std::io::ErrorKind::ConnectionAborted))
-                    .map_err(|error| pgwire_replication::PgWireError::from(error).into());
+                let ended = std::io::Error::from(std::io::ErrorKind::ConnectionAborted);
+                return Err(PgWireError::from(ended).into());
             };
             self.read(event)?;
             let (rows, bytes) = self.changes.waiting();
@@ -314,7 +327,7 @@ async fn watch(pool: &PgPool, slot: &str, metrics: &SourceMetrics) {
         match slot_watch::read(pool, slot).await {
             Ok(Some(found)) => {
                 metrics.retained_bytes.set(found.retained_bytes);
-                metrics.lag_bytes.set(found.lag_bytes);
+                metrics.unread_bytes.set(found.unread_bytes);
                 metrics.safe_bytes.set(found.safe_bytes.unwrap_or(-1.0));
                 if was_safe && !found.is_safe {
                     tracing::error!(

@@ -1,6 +1,6 @@
 //! Why a source is not read.
 
-use pgoutput::{DecodeError, JsonError};
+use pgoutput::DecodeError;
 use pgwire_replication::{Lsn, PgWireError};
 
 use crate::database::DatabaseError;
@@ -23,16 +23,6 @@ pub enum IngestError {
     /// What it sent cannot be read.
     #[error(transparent)]
     Decode(#[from] DecodeError),
-    /// A value is not as its type says.
-    #[error("{entity}.{column}: {source}")]
-    Value {
-        /// Name of the table.
-        entity: String,
-        /// Column.
-        column: String,
-        /// The error.
-        source: JsonError,
-    },
     /// Another process has taken over.
     #[error("another process reads the source now")]
     Fenced,
@@ -42,6 +32,12 @@ pub enum IngestError {
     /// The server is set up for no logical decoding.
     #[error("the server of the source has wal_level {0}: set wal_level = logical and restart it")]
     WalLevel(String),
+    /// Its texts may be of any encoding.
+    #[error(
+        "the database of the source has the encoding SQL_ASCII, so nobody knows what its texts are: read one with UTF8 \
+         or another encoding"
+    )]
+    Encoding,
     /// What is needed is missing and may not be made by this user.
     #[error(
         "{what}, and the user may not change that ({reason}): have it done by its owner: {sql};"
@@ -119,10 +115,10 @@ impl IngestError {
             Self::Log(_) => "change_log",
             Self::Catalog(_) | Self::Database(_) => "database",
             Self::Session(_) => "session",
-            Self::Decode(_) | Self::Value { .. } => "decode",
+            Self::Decode(_) => "decode",
             Self::Fenced => "fenced",
             Self::CatalogOutdated => "catalog",
-            Self::WalLevel(_) | Self::Rights { .. } => "setup",
+            Self::WalLevel(_) | Self::Encoding | Self::Rights { .. } => "setup",
             Self::TrackedTwice(_) => "tracked_twice",
             Self::ForeignSlot { .. } => "foreign_slot",
             Self::ForeignServer { .. } => "foreign_server",
@@ -136,6 +132,7 @@ impl IngestError {
         matches!(
             self,
             Self::WalLevel(_)
+                | Self::Encoding
                 | Self::Rights { .. }
                 | Self::TrackedTwice(_)
                 | Self::ForeignSlot { .. }

@@ -23,9 +23,8 @@ struct Slot {
 
 /// Opens a session and has it read what comes after what is saved.
 pub(crate) async fn open(
-    source: &WalSourceConfig,
-    store: &SourceStore,
-    claim: &SourceClaim,
+    (source, publication): (&WalSourceConfig, u32),
+    (store, claim): (&SourceStore, &SourceClaim),
     metrics: &SourceMetrics,
 ) -> Result<(ReplicationClient, Progress), IngestError> {
     let slot_name = store.name();
@@ -41,13 +40,27 @@ pub(crate) async fn open(
         system_identifier: system.system_id,
         timeline: system.timeline,
         database: system.dbname.unwrap_or_default(),
+        publication,
     };
     if let Some((saved, progress)) = &claim.saved {
         check_origin(store.name(), &mut session, (saved, *progress), &origin).await?;
     }
     let slot = read_slot(&mut session, slot_name).await?;
     let saved = claim.saved.as_ref().map(|(_, progress)| *progress);
-    let (progress, restart) = match judge(slot_name, slot.as_ref(), saved, &origin.database)? {
+    let judged = judge(slot_name, slot.as_ref(), saved, &origin.database)?;
+    // The server looks a publication up as it was when a change was written: what was written while there was
+    // none is not sent, or ends each session.
+    let made_again = claim
+        .saved
+        .as_ref()
+        .is_some_and(|(saved, _)| saved.publication != publication);
+    let judged = match judged {
+        Judged::Read if made_again => {
+            Judged::Lost("is from before its publication was made again".to_owned())
+        }
+        judged => judged,
+    };
+    let (progress, restart) = match judged {
         Judged::Read => (saved.unwrap_or_default(), false),
         Judged::Adopt(at) => (begin_at(at), true),
         Judged::Create => (

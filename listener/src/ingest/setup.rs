@@ -18,6 +18,13 @@ pub(crate) async fn prepare(pool: &PgPool, source: &WalSourceConfig) -> Result<(
     if level != "logical" {
         return Err(IngestError::WalLevel(level));
     }
+    let encoding: String = sqlx::query_scalar("select current_setting('server_encoding')")
+        .fetch_one(pool)
+        .await
+        .map_err(IngestError::Catalog)?;
+    if encoding == "SQL_ASCII" {
+        return Err(IngestError::Encoding);
+    }
     publication(pool, source).await?;
     let listed = source.tables.iter().map(|table| table.table.clone());
     for table in without_full_identity(pool, &listed.collect::<Vec<_>>()).await? {

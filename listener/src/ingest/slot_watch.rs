@@ -10,7 +10,7 @@ pub(crate) struct SlotReport {
     /// Bytes of the log that the server keeps for it.
     pub(crate) retained_bytes: f64,
     /// Bytes of the log that are not read yet.
-    pub(crate) lag_bytes: f64,
+    pub(crate) unread_bytes: f64,
     /// Bytes that may still be written before it is invalidated; nothing without `max_slot_wal_keep_size`.
     pub(crate) safe_bytes: Option<f64>,
     /// Whether it holds what it needs for sure: `reserved` or `extended`.
@@ -32,7 +32,7 @@ pub(crate) async fn read(pool: &PgPool, slot: &str) -> Result<Option<SlotReport>
     let report = |row: sqlx::postgres::PgRow| -> Result<SlotReport, sqlx::Error> {
         Ok(SlotReport {
             retained_bytes: row.try_get::<Option<f64>, _>(0)?.unwrap_or(0.0),
-            lag_bytes: row.try_get::<Option<f64>, _>(1)?.unwrap_or(0.0),
+            unread_bytes: row.try_get::<Option<f64>, _>(1)?.unwrap_or(0.0),
             safe_bytes: row.try_get(2)?,
             is_safe: row.try_get::<Option<bool>, _>(3)?.unwrap_or(false),
         })

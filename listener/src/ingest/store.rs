@@ -102,6 +102,8 @@ pub(crate) struct Origin {
     pub(crate) timeline: u32,
     /// The database.
     pub(crate) database: String,
+    /// Number of the publication; another one has its name if it was made again.
+    pub(crate) publication: u32,
 }
 
 /// A source that this process reads until another one takes over.
@@ -131,7 +133,7 @@ const CLAIM: &str = "
     update observer.source
     set epoch = epoch + 1, holder = $2, expires_at = clock_timestamp() + $3
     where name = $1 and (expires_at < clock_timestamp() or holder = $2)
-    returning epoch, system_identifier, timeline, database, confirmed_lsn::text as confirmed,
+    returning epoch, system_identifier, timeline, database, publication, confirmed_lsn::text as confirmed,
               commit_lsn::text as commit, ordinal";
 
 /// The update takes the row's lock and draws the transaction's xid before the first id is drawn, which readers
@@ -179,14 +181,19 @@ impl SourceStore {
         &self.name
     }
 
-    /// Takes the source over, if no other process reads it.
-    pub(crate) async fn claim(&self) -> Result<Option<SourceClaim>, IngestError> {
+    /// Records that the listener has the source.
+    pub(crate) async fn register(&self) -> Result<(), IngestError> {
         sqlx::query(REGISTER)
             .bind(&*self.name)
             .bind(&*self.listener)
             .execute(&self.pool)
             .await
-            .map_err(IngestError::Log)?;
+            .map(drop)
+            .map_err(IngestError::Log)
+    }
+
+    /// Takes the source over, if no other process reads it. Writes nothing if one does.
+    pub(crate) async fn claim(&self) -> Result<Option<SourceClaim>, IngestError> {
         let row = sqlx::query(CLAIM)
             .bind(&*self.name)
             .bind(&*self.holder)
@@ -209,7 +216,7 @@ impl SourceStore {
         let done = sqlx::query(
             "update observer.source
              set system_identifier = $3, timeline = $4, database = $5, confirmed_lsn = $6::pg_lsn,
-                 commit_lsn = $7::pg_lsn, ordinal = $8
+                 commit_lsn = $7::pg_lsn, ordinal = $8, publication = $9
              where name = $1 and epoch = $2",
         )
         .bind(&*self.name)
@@ -220,47 +227,38 @@ impl SourceStore {
         .bind(progress.confirmed.to_string())
         .bind(progress.partial.map(|(commit, _)| commit.to_string()))
         .bind(ordinal(progress))
+        .bind(i64::from(origin.publication))
         .execute(&self.pool)
         .await
         .map_err(IngestError::Log)?;
         fenced_if(done.rows_affected() == 0)
     }
 
-    /// Appends rows, moves the position and renews the lease, all or nothing. With synchronous commit, as the
-    /// slot is told next.
+    /// Appends rows, moves the position and renews the lease, all or nothing, in one statement. The slot may be
+    /// told of it when this returns.
     pub(crate) async fn append(
         &self,
         epoch: i64,
         progress: Progress,
         rows: RowBatch,
     ) -> Result<(), IngestError> {
-        let mut tx = ::queue::sql_transaction::begin(&self.pool)
+        let own: i64 = sqlx::query_scalar(APPEND)
+            .bind(&*self.name)
+            .bind(epoch)
+            .bind(progress.confirmed.to_string())
+            .bind(progress.partial.map(|(commit, _)| commit.to_string()))
+            .bind(ordinal(progress))
+            .bind(interval(self.lease))
+            .bind(rows.operations)
+            .bind(rows.entities)
+            .bind(rows.keys)
+            .bind(rows.tenants)
+            .bind(rows.occurred_at)
+            .bind(rows.olds)
+            .bind(rows.news)
+            .fetch_one(&self.pool)
             .await
             .map_err(IngestError::Log)?;
-        let durable = "select set_config('synchronous_commit', 'on', true)
-                       where current_setting('synchronous_commit') = 'off'";
-        let appended = async {
-            sqlx::query(durable).execute(&mut *tx).await?;
-            let own: i64 = sqlx::query_scalar(APPEND)
-                .bind(&*self.name)
-                .bind(epoch)
-                .bind(progress.confirmed.to_string())
-                .bind(progress.partial.map(|(commit, _)| commit.to_string()))
-                .bind(ordinal(progress))
-                .bind(interval(self.lease))
-                .bind(rows.operations)
-                .bind(rows.entities)
-                .bind(rows.keys)
-                .bind(rows.tenants)
-                .bind(rows.occurred_at)
-                .bind(rows.olds)
-                .bind(rows.news)
-                .fetch_one(&mut *tx)
-                .await?;
-            tx.commit().await?;
-            Ok(own)
-        };
-        let own = appended.await.map_err(IngestError::Log)?;
         fenced_if(own == 0)
     }
 
@@ -350,14 +348,17 @@ fn claimed(row: &PgRow) -> Result<SourceClaim, sqlx::Error> {
     let system_identifier: Option<String> = row.try_get("system_identifier")?;
     let timeline: Option<i64> = row.try_get("timeline")?;
     let database: Option<String> = row.try_get("database")?;
+    let publication: Option<i64> = row.try_get("publication")?;
+    let number = |number: Option<i64>| number.and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
     let ordinal: i64 = row.try_get("ordinal")?;
     let partial = lsn("commit")?.map(|commit| (commit, ordinal.unsigned_abs()));
     let saved = match (system_identifier, lsn("confirmed")?) {
         (Some(system_identifier), Some(confirmed)) => {
             let origin = Origin {
                 system_identifier,
-                timeline: timeline.and_then(|t| u32::try_from(t).ok()).unwrap_or(0),
+                timeline: number(timeline),
                 database: database.unwrap_or_default(),
+                publication: number(publication),
             };
             Some((origin, Progress { confirmed, partial }))
         }

@@ -7,7 +7,6 @@ use crds::config::WalTableConfig;
 use pgoutput::{Identity, JsonType, OldTuple, Relation, Tuple, Value, write_value};
 
 use super::catalog::{Catalog, PublishedTable, entity};
-use super::error::IngestError;
 
 /// A column of a table.
 #[derive(Debug)]
@@ -87,11 +86,7 @@ impl TablePlan {
 
     /// Returns a row after its change. What was not sent is taken from the row before, if it has it; else it
     /// is left out.
-    pub(crate) fn new_image(
-        &self,
-        tuple: &Tuple<'_>,
-        old: Option<&OldTuple<'_>>,
-    ) -> Result<Image, IngestError> {
+    pub(crate) fn new_image(&self, tuple: &Tuple<'_>, old: Option<&OldTuple<'_>>) -> Image {
         let before = match old {
             Some(OldTuple::Full(before)) => Some(before),
             _ => None,
@@ -107,7 +102,7 @@ impl TablePlan {
     }
 
     /// Returns a row before its change, with the columns that are known of it.
-    pub(crate) fn old_image(&self, old: &OldTuple<'_>) -> Result<Image, IngestError> {
+    pub(crate) fn old_image(&self, old: &OldTuple<'_>) -> Image {
         match old {
             OldTuple::Full(tuple) => self.image(|place| tuple.get(place).copied()),
             OldTuple::Key(tuple) => self.image(|place| {
@@ -117,7 +112,7 @@ impl TablePlan {
         }
     }
 
-    fn image<'a>(&self, value: impl Fn(usize) -> Option<Value<'a>>) -> Result<Image, IngestError> {
+    fn image<'a>(&self, value: impl Fn(usize) -> Option<Value<'a>>) -> Image {
         let mut json = String::from("{");
         for (place, column) in self.columns.iter().enumerate() {
             if column.is_excluded {
@@ -130,54 +125,50 @@ impl TablePlan {
                 json.push(',');
             }
             json.push_str(&column.prefix);
-            self.write(&mut json, column, value)?;
+            self.write(&mut json, column, value);
         }
         json.push('}');
         let key = match &self.key[..] {
-            [one] => one.map_or(Ok(None), |place| self.field(place, value(place)))?,
-            several => Some(self.composite_key(several, &value)?),
+            [one] => one.and_then(|place| self.field(place, value(place))),
+            several => Some(self.composite_key(several, &value)),
         };
-        let tenant = match self.tenant {
-            Some(place) => self.field(place, value(place))?,
-            None => None,
-        };
-        Ok(Image { json, key, tenant })
+        let tenant = self
+            .tenant
+            .and_then(|place| self.field(place, value(place)));
+        Image { json, key, tenant }
     }
 
-    fn write(
-        &self,
-        out: &mut String,
-        column: &PlannedColumn,
-        value: Value<'_>,
-    ) -> Result<(), IngestError> {
-        match value {
-            Value::Null | Value::Unchanged => out.push_str("null"),
-            Value::Text(text) => {
-                write_value(out, &column.kind, text).map_err(|source| IngestError::Value {
-                    entity: self.entity.to_string(),
-                    column: column.name.clone(),
-                    source,
-                })?;
-            }
+    fn write(&self, out: &mut String, column: &PlannedColumn, value: Value<'_>) {
+        let Value::Text(text) = value else {
+            out.push_str("null");
+            return;
+        };
+        let begun = out.len();
+        if let Err(error) = write_value(out, &column.kind, text) {
+            // Nothing waits for a value that is odd: its text says what it is.
+            let (entity, column) = (&self.entity, &column.name);
+            tracing::debug!(%entity, column, "{error}; it is logged as its text");
+            out.truncate(begun);
+            // A text can always be written.
+            let _ = write_value(out, &JsonType::Text, text);
         }
-        Ok(())
     }
 
     /// The field's text, as `->>` of its image.
-    fn field(&self, place: usize, value: Option<Value<'_>>) -> Result<Option<String>, IngestError> {
+    fn field(&self, place: usize, value: Option<Value<'_>>) -> Option<String> {
         let Some(Value::Text(_)) = value else {
-            return Ok(None);
+            return None;
         };
         let mut json = String::new();
         self.write(
             &mut json,
             &self.columns[place],
             value.unwrap_or(Value::Null),
-        )?;
+        );
         if json.starts_with('"') {
-            return Ok(Some(serde_json::from_str(&json).unwrap_or(json)));
+            return Some(serde_json::from_str(&json).unwrap_or(json));
         }
-        Ok((json != "null").then_some(json))
+        (json != "null").then_some(json)
     }
 
     /// The values as a JSON array, as `json_agg` writes it.
@@ -185,21 +176,21 @@ impl TablePlan {
         &self,
         places: &[Option<usize>],
         value: &impl Fn(usize) -> Option<Value<'a>>,
-    ) -> Result<String, IngestError> {
+    ) -> String {
         let mut key = String::from("[");
         for (number, place) in places.iter().enumerate() {
             if number > 0 {
                 key.push_str(", ");
             }
             match place.and_then(|place| Some((place, value(place)?))) {
-                Some((place, value)) => self.write(&mut key, &self.columns[place], value)?,
+                Some((place, value)) => self.write(&mut key, &self.columns[place], value),
                 None => {
                     let _ = write!(key, "null");
                 }
             }
         }
         key.push(']');
-        Ok(key)
+        key
     }
 }
 

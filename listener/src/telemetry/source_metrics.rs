@@ -20,7 +20,7 @@ pub struct SourceMetrics {
     /// Gaps: changes that were lost with a slot.
     pub gaps: IntCounter,
     /// Bytes of the write-ahead log that are not read yet.
-    pub lag_bytes: Gauge,
+    pub unread_bytes: Gauge,
     /// Age in seconds of the last change that was appended, when it was.
     pub delay: Gauge,
     /// Bytes of the write-ahead log that the server keeps for the slot.
@@ -60,8 +60,8 @@ impl SourceMetrics {
                 "source_gaps_total",
                 "Gaps of the source: changes that were lost with its slot",
             )?,
-            lag_bytes: gauge(
-                "source_lag_bytes",
+            unread_bytes: gauge(
+                "source_unread_bytes",
                 "Bytes of the write-ahead log that are not read yet",
             )?,
             delay: gauge(

@@ -337,6 +337,15 @@ async fn promoted_standby_goes_on_with_a_slot_that_was_synced() {
     process.stop().await;
     config.change(&source.read_url(), &standby.url("postgres"));
     let process = Process::run(&config);
+    // What was prepared is there too, with its locks.
+    let prepared: Vec<String> = sqlx::query_scalar("select gid from pg_prepared_xacts")
+        .fetch_all(&there)
+        .await
+        .unwrap();
+    for gid in prepared {
+        let undo = sqlx::AssertSqlSafe(format!("rollback prepared '{gid}'"));
+        sqlx::query(undo).execute(&there).await.unwrap();
+    }
     sqlx::query("update kv set v = v + 1")
         .execute(&there)
         .await
@@ -396,5 +405,64 @@ async fn server_that_lost_what_was_read_is_not_read() {
     process
         .says("the server lost changes that were delivered")
         .await;
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn publication_that_was_dropped_and_made_again_is_a_gap() {
+    let source = Source::apart().await;
+    make_untracked_table(&source.read).await;
+    let sink = sink().await;
+    let config = counters(&source, SHORT_LEASE, &sink, "/");
+    let process = Process::run(&config);
+    source.is_read().await;
+    change_all(&source).await;
+    source.logged(40).await;
+    process.stop().await;
+    source.run("drop publication observer").await;
+    change_all(&source).await;
+    let mut process = Process::run(&config);
+    // It is made again, and the server looks it up as it was when the change was written.
+    process
+        .says("is from before its publication was made again")
+        .await;
+    process.stop().await;
+    config.change("slot: shop\n", "slot: shop\n      onSlotLost: Recreate\n");
+    let process = Process::run(&config);
+    super::eventually("the gap is on record", async || {
+        let gaps: i64 = source
+            .value("select count(*) from observer.source_gap")
+            .await;
+        (gaps == 1).then_some(())
+    })
+    .await;
+    source.is_read().await;
+    change_all(&source).await;
+    source.logged(80).await;
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn publication_of_all_tables_does_not_read_the_change_log() {
+    let source = Source::together().await;
+    make_untracked_table(&source.read).await;
+    source
+        .run(
+            "create publication observer for all tables with (publish_via_partition_root = true);
+             alter table kv replica identity full",
+        )
+        .await;
+    let sink = sink().await;
+    let config = counters(&source, SHORT_LEASE, &sink, "/");
+    let process = Process::run(&config);
+    source.is_read().await;
+    change_all(&source).await;
+    all_in_order(&source.read, &sink).await;
+    change_all(&source).await;
+    all_in_order(&source.read, &sink).await;
+    let others: i64 = source
+        .value("select count(*) from observer.change_log where entity <> 'public.kv'")
+        .await;
+    assert_eq!(others, 0);
     process.stop().await;
 }

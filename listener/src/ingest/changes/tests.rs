@@ -20,6 +20,7 @@ fn catalog() -> Catalog {
     Catalog {
         types: TypeCatalog::from_iter(types),
         tables: [(TABLE, table)].into(),
+        publication: 1,
     }
 }
 

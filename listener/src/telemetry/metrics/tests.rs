@@ -63,7 +63,7 @@ fn add_series(metrics: &Metrics) {
         failures,
         malformed: _,
         gaps: _,
-        lag_bytes: _,
+        unread_bytes: _,
         delay: _,
         retained_bytes: _,
         safe_bytes: _,
@@ -102,7 +102,7 @@ fn metric_names_follow_prometheus_practice() {
         .iter()
         .map(prometheus::proto::MetricFamily::name)
         .collect();
-    assert_eq!(names.len(), 39, "{names:?}");
+    assert_eq!(names.len(), 48, "{names:?}");
     for family in &families {
         let name = family.name();
         let base = name.strip_suffix("_total");
