@@ -81,7 +81,7 @@ impl Ingester {
             let result = stop
                 .run_until_cancelled(Box::pin(self.turn(&mut turns)))
                 .await;
-            self.metrics.connected.set(0);
+            self.metrics.set_unread();
             let pause = match result {
                 None => break,
                 Some(Ok(())) => CLAIM_INTERVAL,

@@ -45,7 +45,7 @@ impl SourceMetrics {
             "source_connected",
             "Whether this process reads the source: 1 while its session is open",
         )?;
-        Ok(Self {
+        let metrics = Self {
             connected: registered(registry, connected)?,
             changes: counter(
                 "source_changes_total",
@@ -76,6 +76,16 @@ impl SourceMetrics {
                 "source_safe_bytes",
                 "Bytes that may be written before the slot is invalidated; -1 without a limit",
             )?,
-        })
+        };
+        metrics.set_unread();
+        Ok(metrics)
+    }
+
+    /// Reports that this process does not read the source.
+    pub(crate) fn set_unread(&self) {
+        self.connected.set(0);
+        self.unread_bytes.set(0.0);
+        self.retained_bytes.set(0.0);
+        self.safe_bytes.set(-1.0);
     }
 }
