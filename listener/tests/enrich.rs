@@ -253,8 +253,8 @@ async fn query_that_fails_for_one_event_is_made_for_the_others() {
     let body =
         r#"{"key": {{ key }}, "name": {{ enrich.customer.name if enrich.customer else null }}}"#;
     let several = "\n    - name: customer\n      postgres: {statement: \"select name from customer where id <> $1::bigint \
-                   order by id\", parameters: [\"{{ new.customer }}\"]}";
-    let writes = "\n    - name: customer\n      postgres: {statement: \"select bump() as name\"}";
+                   order by id\", parameters: [\"{{ new.customer }}\"]}\n      timeout: 1m";
+    let writes = "\n    - name: customer\n      postgres: {statement: \"select bump() as name\"}\n      timeout: 1m";
     let observers = observer("post", CUSTOMER, "", &sink.url("/"), body)
         + &observer("several", several, "", &sink.url("/several"), body)
         + &observer("writes", writes, "", &sink.url("/writes"), body);

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{Source, counters, sink};
+use super::{Source, counters, reading, sink};
 use crate::support::counters::all_in_order;
 use crate::support::fleet::SHORT_LEASE;
 use crate::support::listener::{Process, program};
@@ -54,12 +54,7 @@ async fn example_runs_as_it_is() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn custom_event_is_a_message_of_a_transaction() {
-    let source = Source::apart().await;
-    make_untracked_table(&source.read).await;
-    let sink = sink().await;
-    let config = counters(&source, SHORT_LEASE, &sink, "/");
-    let process = Process::run(&config);
-    source.is_read().await;
+    let (source, _sink, _config, process) = reading(Source::apart().await).await;
     source
         .run(
             r#"begin;

@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use testkit::seed::seed;
 
-use super::{Source, counters, sink};
+use super::{Source, counters, reading, sink};
 use crate::support::counters::all_in_order;
 use crate::support::fleet::{SHORT_LEASE, run_for_a_while};
 use crate::support::listener::Process;
@@ -57,12 +57,7 @@ async fn changes_survive_kills_with_the_log_in_another_database() {
 async fn changes_survive_crashes_of_the_server() {
     let seed = seed();
     let mut random = StdRng::seed_from_u64(seed);
-    let source = Source::apart().await;
-    make_untracked_table(&source.read).await;
-    let sink = sink().await;
-    let config = counters(&source, SHORT_LEASE, &sink, "/");
-    let process = Process::run(&config);
-    source.is_read().await;
+    let (source, sink, _config, process) = reading(Source::apart().await).await;
     let writers = Writers::start(&source.read_url(), 4, seed);
     for _ in 0..3 {
         sink.arrived(sink.counts().requests + random.random_range(1..300))

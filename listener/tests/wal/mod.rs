@@ -1,6 +1,7 @@
 //! The server's own log as the source of the change log.
 
 mod examples;
+mod failover;
 mod losses;
 mod rows;
 mod slots;
@@ -10,8 +11,9 @@ use sqlx::PgPool;
 use testkit::http_sink::{Behaviour, Sink};
 use testkit::servers::postgres::PrivateServer;
 
-use crate::support::fleet::files;
-use crate::support::listener::Config;
+use crate::support::fleet::{SHORT_LEASE, files};
+use crate::support::listener::{Config, Process};
+use crate::support::writers::make_untracked_table;
 use crate::support::{binaries, eventually};
 
 /// Settings of a server whose log can be decoded.
@@ -96,16 +98,7 @@ impl Source {
 
     /// Waits until the source is read, for what is written from then on.
     async fn is_read(&self) {
-        eventually("the slot is read", async || {
-            let active: Option<bool> = sqlx::query_scalar(
-                "select active from pg_replication_slots where slot_name = 'shop'",
-            )
-            .fetch_optional(&self.read)
-            .await
-            .ok()?;
-            active.filter(|active| *active)
-        })
-        .await;
+        is_read(&self.read).await;
     }
 
     /// Waits until the change log has so many rows.
@@ -121,10 +114,30 @@ impl Source {
     }
 }
 
+/// Waits until the slot of a server is read. It is active while it is made, too.
+async fn is_read(read: &PgPool) {
+    eventually("the slot is read", async || {
+        let streams = "select 1 from pg_replication_slots s join pg_stat_replication r on r.pid = s.active_pid
+                       where s.slot_name = 'shop' and r.state = 'streaming'";
+        sqlx::query(streams).fetch_optional(read).await.ok()?
+    })
+    .await;
+}
+
 /// Files of a listener that posts changes of `kv`, which is read from the write-ahead log.
 fn counters(source: &Source, spec: &str, sink: &Sink, path: &str) -> Config {
     let tables = source.spec("      tables: [{table: public.kv}]\n");
     files(&source.log_url(), &format!("{spec}{tables}"), sink, path)
+}
+
+/// A listener that posts changes of `kv`, at work on a source, with its receiver and its files.
+async fn reading(source: Source) -> (Source, Sink, Config, Process) {
+    make_untracked_table(&source.read).await;
+    let sink = sink().await;
+    let config = counters(&source, SHORT_LEASE, &sink, "/");
+    let process = Process::run(&config);
+    source.is_read().await;
+    (source, sink, config, process)
 }
 
 async fn sink() -> Sink {

@@ -1,11 +1,10 @@
 //! Faults of the slot: what is said, what is lost, and what is not.
 
-use super::{Source, counters, sink};
-use crate::support::binaries;
+use super::{Source, counters, reading, sink};
 use crate::support::counters::all_in_order;
 use crate::support::fleet::SHORT_LEASE;
 use crate::support::listener::Process;
-use crate::support::writers::{Writers, make_untracked_table};
+use crate::support::writers::make_untracked_table;
 
 async fn change_all(source: &Source) {
     source.run("update kv set v = v + 1").await;
@@ -13,12 +12,7 @@ async fn change_all(source: &Source) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn slot_that_was_dropped_stops_the_source_and_says_so() {
-    let source = Source::apart().await;
-    make_untracked_table(&source.read).await;
-    let sink = sink().await;
-    let config = counters(&source, SHORT_LEASE, &sink, "/");
-    let process = Process::run(&config);
-    source.is_read().await;
+    let (source, _sink, config, process) = reading(Source::apart().await).await;
     change_all(&source).await;
     source.logged(40).await;
     process.stop().await;
@@ -49,12 +43,7 @@ async fn slot_that_was_dropped_stops_the_source_and_says_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn slot_made_anew_by_hand_is_no_slot_to_go_on_with() {
-    let source = Source::apart().await;
-    make_untracked_table(&source.read).await;
-    let sink = sink().await;
-    let config = counters(&source, SHORT_LEASE, &sink, "/");
-    let process = Process::run(&config);
-    source.is_read().await;
+    let (source, _sink, config, process) = reading(Source::apart().await).await;
     change_all(&source).await;
     source.logged(40).await;
     process.stop().await;
@@ -70,13 +59,8 @@ async fn slot_made_anew_by_hand_is_no_slot_to_go_on_with() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_source_does_not_hold_the_log_back() {
-    let source = Source::apart().await;
-    make_untracked_table(&source.read).await;
+    let (source, sink, _config, process) = reading(Source::apart().await).await;
     source.run("create table other (v text)").await;
-    let sink = sink().await;
-    let config = counters(&source, SHORT_LEASE, &sink, "/");
-    let process = Process::run(&config);
-    source.is_read().await;
     source
         .run("insert into other select repeat('x', 100) from generate_series(1, 50000)")
         .await;
@@ -141,13 +125,8 @@ async fn user_without_rights_is_told_what_to_run() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn slot_that_is_invalidated_while_its_reader_is_away_stops_the_source() {
-    let source = Source::apart().await;
-    make_untracked_table(&source.read).await;
+    let (source, _sink, config, process) = reading(Source::apart().await).await;
     source.run("create table other (v text)").await;
-    let sink = sink().await;
-    let config = counters(&source, SHORT_LEASE, &sink, "/");
-    let process = Process::run(&config);
-    source.is_read().await;
     change_all(&source).await;
     source.logged(40).await;
     process.stop().await;
@@ -169,12 +148,7 @@ async fn slot_that_is_invalidated_while_its_reader_is_away_stops_the_source() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn slot_that_is_dropped_while_it_is_read_stops_the_source() {
-    let source = Source::apart().await;
-    make_untracked_table(&source.read).await;
-    let sink = sink().await;
-    let config = counters(&source, SHORT_LEASE, &sink, "/");
-    let mut process = Process::run(&config);
-    source.is_read().await;
+    let (source, _sink, _config, mut process) = reading(Source::apart().await).await;
     change_all(&source).await;
     source.logged(40).await;
     super::eventually("the slot is dropped between two sessions", async || {
@@ -193,7 +167,7 @@ async fn log_that_takes_no_rows_for_long_does_not_end_the_session() {
     let source = Source::apart().await;
     make_untracked_table(&source.read).await;
     source
-        .run("alter system set wal_sender_timeout = '2s'")
+        .run("alter system set wal_sender_timeout = '8s'")
         .await;
     source.run("select pg_reload_conf()").await;
     let sink = sink().await;
@@ -220,7 +194,7 @@ async fn log_that_takes_no_rows_for_long_does_not_end_the_session() {
         .await;
     let begun = tokio::time::Instant::now();
     super::eventually("the timeout has passed several times", async || {
-        (begun.elapsed() > std::time::Duration::from_secs(6)).then_some(())
+        (begun.elapsed() > std::time::Duration::from_secs(20)).then_some(())
     })
     .await;
     blocks.rollback().await.unwrap();
@@ -235,12 +209,7 @@ async fn log_that_takes_no_rows_for_long_does_not_end_the_session() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_wait_while_the_slot_is_told_nothing_of_them() {
-    let source = Source::apart().await;
-    make_untracked_table(&source.read).await;
-    let sink = sink().await;
-    let config = counters(&source, SHORT_LEASE, &sink, "/");
-    let process = Process::run(&config);
-    source.is_read().await;
+    let (source, sink, config, process) = reading(Source::apart().await).await;
     let mut blocks = source.log.begin().await.unwrap();
     sqlx::query("lock table observer.change_log in access exclusive mode")
         .execute(&mut *blocks)
@@ -268,154 +237,8 @@ async fn rows_wait_while_the_slot_is_told_nothing_of_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn promoted_standby_goes_on_with_a_slot_that_was_synced() {
-    // Slots are synced from 17 on.
-    let log = testkit::servers::postgres::PrivateServer::start(&binaries())
-        .await
-        .unwrap();
-    let pool = testkit::database::pool(&log.url("postgres")).await;
-    observer_listener::migrate::migrate(&pool).await.unwrap();
-    let source = Source::apart().await;
-    let version: i32 = source
-        .value("select current_setting('server_version_num')::int")
-        .await;
-    if version < 170_000 {
-        println!("this server syncs no slots");
-        return;
-    }
-    make_untracked_table(&source.read).await;
-    source
-        .run("select pg_create_physical_replication_slot('standby', true)")
-        .await;
-    source
-        .run("alter system set synchronized_standby_slots = 'standby'")
-        .await;
-    let logical = format!("{}\nsync_replication_slots = on", super::LOGICAL);
-    let standby = source
-        .server
-        .standby(&binaries(), "standby", &logical)
-        .await
-        .unwrap();
-    let sink = sink().await;
-    let config = counters(&source, SHORT_LEASE, &sink, "/");
-    config.change(&source.log_url(), &log.url("postgres"));
-    config.change("slot: shop\n", "slot: shop\n      failover: true\n");
-    let process = Process::run(&config);
-    let read = testkit::database::pool(&source.read_url()).await;
-    let there = testkit::database::pool(&standby.url("postgres")).await;
-    super::eventually("the slot is read", async || {
-        let slot = "select 1 from pg_replication_slots where slot_name = 'shop' and active";
-        sqlx::query(slot).fetch_optional(&read).await.ok()?
-    })
-    .await;
-    super::eventually("the slot is on the standby", async || {
-        // It becomes a lasting one once it has been read on, past what runs at the time.
-        sqlx::query("update kv set v = v + 1")
-            .execute(&read)
-            .await
-            .ok()?;
-        sqlx::query("select pg_log_standby_snapshot()")
-            .execute(&read)
-            .await
-            .ok()?;
-        let synced: bool = sqlx::query_scalar(
-            "select synced and not temporary from pg_replication_slots where slot_name = 'shop'",
-        )
-        .fetch_one(&there)
-        .await
-        .ok()?;
-        synced.then_some(())
-    })
-    .await;
-    let writers = Writers::start(&source.read_url(), 2, testkit::seed::seed());
-    sink.arrived(sink.counts().requests + 200).await;
-    source.server.crash().await.unwrap();
-    sqlx::query("select pg_promote()")
-        .execute(&there)
-        .await
-        .unwrap();
-    process.stop().await;
-    config.change(&source.read_url(), &standby.url("postgres"));
-    let process = Process::run(&config);
-    // What was prepared is there too, with its locks.
-    let prepared: Vec<String> = sqlx::query_scalar("select gid from pg_prepared_xacts")
-        .fetch_all(&there)
-        .await
-        .unwrap();
-    for gid in prepared {
-        let undo = sqlx::AssertSqlSafe(format!("rollback prepared '{gid}'"));
-        sqlx::query(undo).execute(&there).await.unwrap();
-    }
-    sqlx::query("update kv set v = v + 1")
-        .execute(&there)
-        .await
-        .unwrap();
-    // What the new primary does not have was not delivered either, as its slot waited for the standby.
-    all_in_order(&there, &sink).await;
-    process.stop().await;
-    source.server.resume().await.unwrap();
-    writers.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn server_that_lost_what_was_read_is_not_read() {
-    let log = testkit::servers::postgres::PrivateServer::start(&binaries())
-        .await
-        .unwrap();
-    let pool = testkit::database::pool(&log.url("postgres")).await;
-    observer_listener::migrate::migrate(&pool).await.unwrap();
-    let source = Source::apart().await;
-    make_untracked_table(&source.read).await;
-    source
-        .run("select pg_create_physical_replication_slot('standby', true)")
-        .await;
-    let standby = source
-        .server
-        .standby(&binaries(), "standby", super::LOGICAL)
-        .await
-        .unwrap();
-    let there = testkit::database::pool(&standby.url("postgres")).await;
-    let sink = sink().await;
-    let config = counters(&source, SHORT_LEASE, &sink, "/");
-    config.change(&source.log_url(), &log.url("postgres"));
-    let process = Process::run(&config);
-    let read = testkit::database::pool(&source.read_url()).await;
-    super::eventually("the slot is there", async || {
-        let slot = "select 1 from pg_replication_slots where slot_name = 'shop' and active";
-        sqlx::query(slot).fetch_optional(&read).await.ok()?
-    })
-    .await;
-    // From here on the standby gets nothing.
-    sqlx::query("select pg_promote()")
-        .execute(&there)
-        .await
-        .unwrap();
-    sqlx::query("update kv set v = v + 1")
-        .execute(&read)
-        .await
-        .unwrap();
-    sink.arrived(40).await;
-    process.stop().await;
-    sqlx::query("select pg_create_logical_replication_slot('shop', 'pgoutput')")
-        .execute(&there)
-        .await
-        .unwrap();
-    config.change(&source.read_url(), &standby.url("postgres"));
-    let mut process = Process::run(&config);
-    process
-        .says("the server lost changes that were delivered")
-        .await;
-    process.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn publication_that_was_dropped_and_made_again_is_a_gap() {
-    let source = Source::apart().await;
-    make_untracked_table(&source.read).await;
-    let sink = sink().await;
-    let config = counters(&source, SHORT_LEASE, &sink, "/");
-    let process = Process::run(&config);
-    source.is_read().await;
+    let (source, _sink, config, process) = reading(Source::apart().await).await;
     change_all(&source).await;
     source.logged(40).await;
     process.stop().await;
