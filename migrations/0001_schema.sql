@@ -479,7 +479,7 @@ comment on table observer.cache_invalidation is 'Results of the cache that were 
 -- Sources that fill the log from elsewhere, by slot: what of them is in the log, and who reads them.
 create table observer.source (
     name text primary key,
-    -- those that have it; the last one to be dropped takes the slot with it
+    -- listeners with this source; the slot is dropped with the last of them
     listeners text[] not null default '{}',
     -- of the server and the database that are read; nothing before the first session
     system_identifier text,

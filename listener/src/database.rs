@@ -350,7 +350,7 @@ pub fn cache_pool(url: &Redacted) -> Result<PgPool, DatabaseError> {
     Ok(pool.connect_lazy_with(options(url)?))
 }
 
-/// A slot is told of what is saved, so that must be on the disk.
+/// A slot advances to what is saved, so that must be on the disk.
 const DURABLE: &str = "
     select pg_catalog.set_config('synchronous_commit', 'on', false)
     where pg_catalog.current_setting('synchronous_commit') = 'off'";

@@ -14,8 +14,7 @@ pub use message::{
 };
 pub use types::{JsonType, TypeCatalog, TypeEntry};
 
-/// Settings of a session that the text of values depends on, as `set` takes them. They are those that the
-/// functions of capture have.
+/// Session settings that the text of values depends on, as `set` takes them; the same as in the capture functions.
 pub const SETTINGS: [(&str, &str); 6] = [
     ("timezone", "UTC"),
     ("datestyle", "ISO"),

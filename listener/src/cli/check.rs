@@ -274,11 +274,12 @@ async fn query_tracking(
 ) -> Result<Vec<tracking::Finding>, CliError> {
     let pool = schema::connect(&bundle.listener.database_url).await?;
     migrate::verify(&pool).await?;
-    if let Some(source) = &bundle.listener.wal {
-        let read = schema::connect(&source.database_url).await?;
-        return Ok(tracking::published_findings(&read, source, observers.needs()).await?);
-    }
-    Ok(tracking::findings(&pool, observers.needs()).await?)
+    let source = bundle.listener.wal.as_deref();
+    let captured = match source {
+        Some(source) => schema::connect(&source.database_url).await?,
+        None => pool,
+    };
+    Ok(tracking::findings(&captured, source, observers.needs()).await?)
 }
 
 /// Compiles the observers of files that were loaded. Fails with all problems and their places.

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use pgoutput::{TypeCatalog, TypeEntry};
+use sqlx::postgres::PgRow;
+use sqlx::postgres::types::Oid;
 use sqlx::{PgPool, Row};
 
 use super::error::IngestError;
@@ -77,7 +79,7 @@ impl Catalog {
             Ok(Self {
                 types: types(pool).await?,
                 tables: tables(pool, publication).await?,
-                publication: sqlx::query_scalar::<_, sqlx::postgres::types::Oid>(
+                publication: sqlx::query_scalar::<_, Oid>(
                     "select oid from pg_publication where pubname = $1",
                 )
                 .bind(publication)
@@ -93,19 +95,16 @@ impl Catalog {
 async fn types(pool: &PgPool) -> Result<TypeCatalog, sqlx::Error> {
     let mut fields: BTreeMap<u32, Vec<(String, u32)>> = BTreeMap::new();
     for row in sqlx::query(FIELDS).fetch_all(pool).await? {
-        let of: sqlx::postgres::types::Oid = row.try_get(0)?;
-        let field: sqlx::postgres::types::Oid = row.try_get(2)?;
+        let of: Oid = row.try_get(0)?;
+        let field: Oid = row.try_get(2)?;
         fields
             .entry(of.0)
             .or_default()
             .push((row.try_get(1)?, field.0));
     }
     let rows = sqlx::query(TYPES).fetch_all(pool).await?;
-    let entry = |row: &sqlx::postgres::PgRow| -> Result<(u32, TypeEntry), sqlx::Error> {
-        let oid = |column: usize| {
-            row.try_get::<sqlx::postgres::types::Oid, _>(column)
-                .map(|oid| oid.0)
-        };
+    let entry = |row: &PgRow| -> Result<(u32, TypeEntry), sqlx::Error> {
+        let oid = |column: usize| row.try_get::<Oid, _>(column).map(|oid| oid.0);
         let delimiter: String = row.try_get(3)?;
         let id = oid(0)?;
         Ok((
@@ -130,10 +129,10 @@ async fn tables(
         .bind(publication)
         .fetch_all(pool)
         .await?;
-    let table = |row: &sqlx::postgres::PgRow| -> Result<(u32, PublishedTable), sqlx::Error> {
-        let id: sqlx::postgres::types::Oid = row.try_get(0)?;
+    let table = |row: &PgRow| -> Result<(u32, PublishedTable), sqlx::Error> {
+        let id: Oid = row.try_get(0)?;
         let names: Vec<String> = row.try_get(2)?;
-        let types: Vec<sqlx::postgres::types::Oid> = row.try_get(3)?;
+        let types: Vec<Oid> = row.try_get(3)?;
         let (schema, name): (String, String) = (row.try_get(4)?, row.try_get(5)?);
         Ok((
             id.0,

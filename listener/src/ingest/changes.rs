@@ -57,7 +57,7 @@ struct CustomEvent {
 pub(crate) struct Changes {
     catalog: Catalog,
     configs: Vec<WalTableConfig>,
-    /// Tables that were sent; nothing of those that are this program's own.
+    /// Plans of the tables that were sent; `None` for tables of the schema `observer`.
     relations: BTreeMap<u32, Option<Arc<TablePlan>>>,
     /// Relations that the catalog was read for already.
     asked: BTreeSet<(u32, Vec<(String, u32)>)>,
@@ -138,9 +138,8 @@ impl Changes {
         Some((std::mem::take(&mut self.batch), self.progress))
     }
 
-    /// Begins a transaction. One that is in the log wholly is passed over, the rest of one that is there in
-    /// part is read.
-    /// Returns when it was committed.
+    /// Begins a transaction, and returns when it was committed. One that is in the log wholly is skipped, the
+    /// rest of one that is there in part is read.
     pub(crate) fn begin(&mut self, commit: Lsn, commit_time_micros: i64) -> Option<DateTime<Utc>> {
         let skip = match self.progress.partial {
             Some((partial, ordinal)) if partial == commit => ordinal,
@@ -179,7 +178,8 @@ impl Changes {
             PgMessage::Insert { relation, new } => self.change(relation, |changes, plan| {
                 let image = plan.new_image(&new, None);
                 changes.release_held();
-                changes.push('i', plan, image.key, image.tenant, None, Some(image.json));
+                let row = changes.insertion(plan, image);
+                changes.batch.extend(row);
             }),
             PgMessage::Update { relation, old, new } => self.change(relation, |changes, plan| {
                 changes.update(plan, old.as_ref(), &new);
@@ -187,13 +187,15 @@ impl Changes {
             PgMessage::Delete { relation, old } => self.change(relation, |changes, plan| {
                 let image = plan.old_image(&old);
                 changes.release_held();
-                changes.push('d', plan, image.key, image.tenant, Some(image.json), None);
+                let row = changes.deletion(plan, image);
+                changes.batch.extend(row);
             }),
             PgMessage::Truncate { relations } => {
                 for relation in relations {
                     self.change(relation, |changes, plan| {
                         changes.release_held();
-                        changes.push('t', plan, None, None, None, None);
+                        let row = changes.row('t', &plan.entity, (None, None), (None, None));
+                        changes.batch.extend(row);
                     })?;
                 }
                 Ok(())
@@ -221,18 +223,10 @@ impl Changes {
             );
             return;
         };
-        let Some(open) = &self.transaction else {
-            return;
-        };
-        self.batch.push(LogRow {
-            operation: 'c',
-            entity: Arc::from(event.entity),
-            key: event.key,
-            tenant: event.tenant,
-            occurred_at: open.committed_at,
-            old: None,
-            new: event.payload.map(|payload| payload.get().to_owned()),
-        });
+        let payload = event.payload.map(|payload| payload.get().to_owned());
+        let of = (event.key, event.tenant);
+        let row = self.row('c', &Arc::from(event.entity), of, (None, payload));
+        self.batch.extend(row);
     }
 
     fn relation(&mut self, relation: &Relation) -> Result<(), IngestError> {
@@ -296,15 +290,9 @@ impl Changes {
         };
         match before {
             Some(before) if !same(&before) => {
-                self.push(
-                    'd',
-                    plan,
-                    before.key,
-                    before.tenant,
-                    Some(before.json),
-                    None,
-                );
-                let row = self.row('i', plan, after.key, after.tenant, None, Some(after.json));
+                let row = self.deletion(plan, before);
+                self.batch.extend(row);
+                let row = self.insertion(plan, after);
                 self.held_bytes += row
                     .as_ref()
                     .and_then(|row| row.new.as_ref())
@@ -317,50 +305,45 @@ impl Changes {
             before => {
                 self.release_held();
                 let old = before.filter(|_| is_whole).map(|before| before.json);
-                self.push('u', plan, after.key, after.tenant, old, Some(after.json));
+                let of = (after.key, after.tenant);
+                let row = self.row('u', &plan.entity, of, (old, Some(after.json)));
+                self.batch.extend(row);
             }
         }
     }
 
     fn release_held(&mut self) {
         self.held_bytes = 0;
-        for row in self.held.drain(..) {
-            self.batch.push(row);
-        }
+        self.batch.extend(self.held.drain(..));
     }
 
+    fn insertion(&self, plan: &TablePlan, after: Image) -> Option<LogRow> {
+        let of = (after.key, after.tenant);
+        self.row('i', &plan.entity, of, (None, Some(after.json)))
+    }
+
+    fn deletion(&self, plan: &TablePlan, before: Image) -> Option<LogRow> {
+        let of = (before.key, before.tenant);
+        self.row('d', &plan.entity, of, (Some(before.json), None))
+    }
+
+    /// A row of the open transaction.
     fn row(
         &self,
         operation: char,
-        plan: &TablePlan,
-        key: Option<String>,
-        tenant: Option<String>,
-        old: Option<String>,
-        new: Option<String>,
+        entity: &Arc<str>,
+        (key, tenant): (Option<String>, Option<String>),
+        (old, new): (Option<String>, Option<String>),
     ) -> Option<LogRow> {
         Some(LogRow {
             operation,
-            entity: Arc::clone(&plan.entity),
+            entity: Arc::clone(entity),
             key,
             tenant,
             occurred_at: self.transaction.as_ref()?.committed_at,
             old,
             new,
         })
-    }
-
-    fn push(
-        &mut self,
-        operation: char,
-        plan: &TablePlan,
-        key: Option<String>,
-        tenant: Option<String>,
-        old: Option<String>,
-        new: Option<String>,
-    ) {
-        if let Some(row) = self.row(operation, plan, key, tenant, old, new) {
-            self.batch.push(row);
-        }
     }
 }
 

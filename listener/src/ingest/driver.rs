@@ -68,8 +68,8 @@ type Asked = BTreeSet<(u32, Vec<(String, u32)>)>;
 #[derive(Default)]
 struct Turns {
     asked: Asked,
-    /// Whether it is on record that the listener has the source.
-    is_registered: bool,
+    /// The source's row, on which the listener is recorded.
+    store: Option<SourceStore>,
 }
 
 impl Ingester {
@@ -100,7 +100,10 @@ impl Ingester {
             };
             stop.run_until_cancelled(sleep(pause)).await;
         }
-        self.release().await;
+        if let Some(store) = turns.store {
+            // It expires by itself otherwise.
+            let _ = tokio::time::timeout(RELEASE_TIMEOUT, store.release()).await;
+        }
     }
 
     /// Logs a failure once for as long as it stays the same.
@@ -121,35 +124,23 @@ impl Ingester {
         *last = text;
     }
 
-    async fn store(&self) -> Result<SourceStore, IngestError> {
-        let name = match &self.source.slot {
-            Some(name) => name.clone(),
-            None => SourceStore::default_slot(&self.log).await?,
-        };
-        Ok(SourceStore::new(
-            self.log.clone(),
-            (&name, &self.listener),
-            &self.holder,
-            self.lease,
-        ))
-    }
-
-    async fn release(&self) {
-        let releasing = async {
-            let store = self.store().await?;
-            store.release().await
-        };
-        // It expires by itself otherwise.
-        let _ = tokio::time::timeout(RELEASE_TIMEOUT, releasing).await;
+    /// Names the source's row, and records the listener on it.
+    async fn register(&self) -> Result<SourceStore, IngestError> {
+        let name = SourceStore::slot_name(&self.log, &self.source).await?;
+        let of = (&*name, &*self.listener);
+        let store = SourceStore::new(self.log.clone(), of, &self.holder, self.lease);
+        store.register().await?;
+        Ok(store)
     }
 
     /// Reads the source if it is free, until that fails.
     async fn turn(&self, turns: &mut Turns) -> Result<(), IngestError> {
-        let store = self.store().await?;
-        if !turns.is_registered {
-            store.register().await?;
-            turns.is_registered = true;
-        }
+        let store = if let Some(store) = &turns.store {
+            store.clone()
+        } else {
+            let store = self.register().await?;
+            turns.store.insert(store).clone()
+        };
         let Some(claim) = store.claim().await? else {
             return Ok(());
         };

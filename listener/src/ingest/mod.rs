@@ -2,7 +2,7 @@
 //!
 //! One process at a time reads a logical replication slot and appends what it sends to the change log, with
 //! the position in the same transaction. So each change is in the log once, and all that is behind the log
-//! stays as it is. The slot is told of what is saved, and of nothing else; it waits for no receiver.
+//! stays as it is. The slot advances to what is saved and no further; it never waits for a receiver.
 //!
 //! Who reads is decided in Postgres, by the row of the source: a lease by the clock of the database, and an
 //! epoch that each write carries. Listeners that share a change log share its sources, so that a slot is

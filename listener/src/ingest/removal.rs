@@ -7,7 +7,7 @@ use super::connection::catalog_pool;
 use super::error::IngestError;
 use super::store::SourceStore;
 
-/// Ends whoever still reads the slot, and drops it; nothing where there is none.
+/// Terminates the session that still reads the slot, and drops the slot if it exists.
 const DROP: [&str; 2] = [
     "select pg_terminate_backend(active_pid) from pg_replication_slots
      where slot_name = $1 and active_pid is not null",
@@ -21,10 +21,7 @@ pub async fn drop_unused(
     log: &PgPool,
     source: &WalSourceConfig,
 ) -> Result<Option<String>, IngestError> {
-    let name = match &source.slot {
-        Some(name) => name.clone(),
-        None => SourceStore::default_slot(log).await?,
-    };
+    let name = SourceStore::slot_name(log, source).await?;
     if !SourceStore::is_unused(log, &name).await? {
         return Ok(None);
     }

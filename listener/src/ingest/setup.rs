@@ -11,17 +11,14 @@ const NO_RIGHT: &str = "42501";
 
 /// Prepares the source's database.
 pub(crate) async fn prepare(pool: &PgPool, source: &WalSourceConfig) -> Result<(), IngestError> {
-    let level: String = sqlx::query_scalar("select current_setting('wal_level')")
-        .fetch_one(pool)
-        .await
-        .map_err(IngestError::Catalog)?;
+    let (level, encoding): (String, String) =
+        sqlx::query_as("select current_setting('wal_level'), current_setting('server_encoding')")
+            .fetch_one(pool)
+            .await
+            .map_err(IngestError::Catalog)?;
     if level != "logical" {
         return Err(IngestError::WalLevel(level));
     }
-    let encoding: String = sqlx::query_scalar("select current_setting('server_encoding')")
-        .fetch_one(pool)
-        .await
-        .map_err(IngestError::Catalog)?;
     if encoding == "SQL_ASCII" {
         return Err(IngestError::Encoding);
     }

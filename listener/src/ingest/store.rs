@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use crds::config::WalSourceConfig;
 use pgwire_replication::Lsn;
 use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row};
 
 use super::error::IngestError;
+use crate::capture::change_log::id_prefix;
 use crate::database::interval;
 
 /// Rows to append to the change log, in order.
@@ -49,8 +51,7 @@ pub(crate) struct LogRow {
 }
 
 impl RowBatch {
-    /// Adds a row.
-    pub(crate) fn push(&mut self, row: LogRow) {
+    fn push(&mut self, row: LogRow) {
         let size = |text: &Option<String>| text.as_ref().map_or(0, String::len);
         self.bytes += size(&row.old) + size(&row.new) + size(&row.key) + row.entity.len();
         self.operations.push(row.operation.to_string());
@@ -60,6 +61,13 @@ impl RowBatch {
         self.occurred_at.push(row.occurred_at);
         self.olds.push(row.old);
         self.news.push(row.new);
+    }
+
+    /// Adds rows.
+    pub(crate) fn extend(&mut self, rows: impl IntoIterator<Item = LogRow>) {
+        for row in rows {
+            self.push(row);
+        }
     }
 
     /// Number of rows.
@@ -317,12 +325,16 @@ impl SourceStore {
             .map_err(IngestError::Log)
     }
 
-    /// Returns the name that a slot has if none is given.
-    pub(crate) async fn default_slot(pool: &PgPool) -> Result<String, IngestError> {
-        sqlx::query_scalar("select 'observer_' || left(id::text, 8) from observer.log_identity")
-            .fetch_one(pool)
-            .await
-            .map_err(IngestError::Log)
+    /// Returns the name of a source's slot; without one of its own, it is named after the change log.
+    pub(crate) async fn slot_name(
+        pool: &PgPool,
+        source: &WalSourceConfig,
+    ) -> Result<String, IngestError> {
+        if let Some(name) = &source.slot {
+            return Ok(name.clone());
+        }
+        let log = id_prefix(pool).await.map_err(IngestError::Log)?;
+        Ok(format!("observer_{log}"))
     }
 }
 

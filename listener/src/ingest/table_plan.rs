@@ -1,6 +1,5 @@
 //! How the rows of one table become rows of the change log.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use crds::config::WalTableConfig;
@@ -156,15 +155,9 @@ impl TablePlan {
 
     /// The field's text, as `->>` of its image.
     fn field(&self, place: usize, value: Option<Value<'_>>) -> Option<String> {
-        let Some(Value::Text(_)) = value else {
-            return None;
-        };
+        let value = value.filter(|value| matches!(value, Value::Text(_)))?;
         let mut json = String::new();
-        self.write(
-            &mut json,
-            &self.columns[place],
-            value.unwrap_or(Value::Null),
-        );
+        self.write(&mut json, &self.columns[place], value);
         if json.starts_with('"') {
             return Some(serde_json::from_str(&json).unwrap_or(json));
         }
@@ -184,9 +177,7 @@ impl TablePlan {
             }
             match place.and_then(|place| Some((place, value(place)?))) {
                 Some((place, value)) => self.write(&mut key, &self.columns[place], value),
-                None => {
-                    let _ = write!(key, "null");
-                }
+                None => key.push_str("null"),
             }
         }
         key.push(']');
@@ -194,7 +185,7 @@ impl TablePlan {
     }
 }
 
-/// The columns of a table's key: those that are configured, else its primary key, else its replica identity.
+/// The columns of a table's key: as configured, else its primary key, else its replica identity.
 fn key_of(
     relation: &Relation,
     published: Option<&PublishedTable>,

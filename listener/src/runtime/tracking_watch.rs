@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::observers::Observers;
 use crate::telemetry::status::StatusReporter;
 use crate::tracking::summary::summary;
-use crate::tracking::{Finding, findings, published_findings};
+use crate::tracking::{Finding, findings};
 
 /// Interval of checks while something is wrong.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
@@ -54,12 +54,7 @@ pub(super) async fn watch(
 ) {
     loop {
         let now = Arc::clone(&observers.borrow_and_update());
-        let checking = async {
-            match &source {
-                Some(source) => published_findings(&pool, source, now.needs()).await,
-                None => findings(&pool, now.needs()).await,
-            }
-        };
+        let checking = findings(&pool, source.as_ref(), now.needs());
         let pause = match timeout(CHECK_TIMEOUT, checking).await {
             Ok(Ok(found)) => {
                 let pause = if found.is_empty() {

@@ -86,24 +86,11 @@ impl Needs {
     }
 }
 
-/// Queries the database for what keeps observers from working.
+/// Queries a database for what keeps observers from working: that of a source, or else that of the change log,
+/// where triggers capture changes.
 pub async fn findings<'n>(
     pool: &PgPool,
-    needs: impl IntoIterator<Item = &'n Needs>,
-) -> Result<Vec<Finding>, sqlx::Error> {
-    let needs: Vec<&Needs> = needs.into_iter().filter(|one| one.has_table()).collect();
-    if needs.is_empty() {
-        return Ok(Vec::new());
-    }
-    let tables = Tables::find(pool, needs.iter().map(|one| one.entity.as_str())).await?;
-    let found = needs.into_iter();
-    Ok(found.flat_map(|one| finding::of(one, &tables)).collect())
-}
-
-/// Queries the database of a source for what keeps observers from working.
-pub async fn published_findings<'n>(
-    pool: &PgPool,
-    source: &WalSourceConfig,
+    source: Option<&WalSourceConfig>,
     needs: impl IntoIterator<Item = &'n Needs>,
 ) -> Result<Vec<Finding>, sqlx::Error> {
     let needs: Vec<&Needs> = needs.into_iter().filter(|one| one.has_table()).collect();
@@ -111,7 +98,10 @@ pub async fn published_findings<'n>(
         return Ok(Vec::new());
     }
     let entities = needs.iter().map(|one| one.entity.as_str());
-    let tables = Tables::find_published(pool, source, entities).await?;
+    let tables = match source {
+        Some(source) => Tables::find_published(pool, source, entities).await?,
+        None => Tables::find(pool, entities).await?,
+    };
     let found = needs.into_iter();
     Ok(found.flat_map(|one| finding::of(one, &tables)).collect())
 }

@@ -1,4 +1,4 @@
-//! Nothing is lost, reordered or made twice, whatever is killed.
+//! No change is lost, reordered or duplicated when processes and servers are killed.
 
 use std::time::Duration;
 

@@ -42,7 +42,7 @@ async fn slot_that_was_dropped_stops_the_source_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn slot_made_anew_by_hand_is_no_slot_to_go_on_with() {
+async fn slot_that_was_recreated_by_hand_is_rejected() {
     let (source, _sink, config, process) = reading(Source::apart().await).await;
     change_all(&source).await;
     source.logged(40).await;
