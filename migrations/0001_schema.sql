@@ -52,7 +52,7 @@ create table observer.change_log (
     hash integer not null,
     -- bytes of both images
     size integer not null,
-    -- i insert, u update, d delete, t truncate, c custom
+    -- i insert, u update, d delete, t truncate, c custom, r read by a backfill
     operation "char" not null,
     entity text not null,
     key text,
@@ -513,3 +513,49 @@ create table observer.source_gap (
 );
 comment on table observer.source is 'Sources that fill the log from elsewhere: what of them is in the log, and who reads them.';
 comment on table observer.source_gap is 'What sources lost before the log had it.';
+
+-- Backfills: the rows that a table has, as events of their own kind, page by page in the order of a unique key.
+create table observer.backfill (
+    id bigint generated always as identity primary key,
+    listener text not null,
+    entity text not null,
+    -- the only one that these events are for
+    observer text,
+    -- [{"column", "operator", "value"}, ...]: only rows of which all hold
+    filters json not null default '[]',
+    -- rows in a second, at most
+    rate integer check (rate > 0),
+    -- Pending, Running, Completed, Cancelled, Failed
+    state text not null default 'Pending',
+    -- the unique key of the last row that is in the log; a text for each column
+    last_key text[],
+    rows_read bigint not null default 0,
+    -- as the planner knows it
+    estimated_rows bigint,
+    error text,
+    -- asked for by spec.startAt, once
+    is_initial boolean not null default false,
+    -- grows with each change of hands; a page that carries an older one is not written
+    epoch bigint not null default 0,
+    holder text not null default '',
+    expires_at timestamptz not null default '-infinity',
+    requested_at timestamptz not null default clock_timestamp(),
+    started_at timestamptz,
+    finished_at timestamptz
+);
+create index on observer.backfill (listener, id) where state in ('Pending', 'Running');
+create unique index on observer.backfill (listener, entity) where is_initial;
+
+-- Whom the events of a page are for, by the transaction that wrote them, and what they are older than: all that
+-- the snapshot has not seen. A reader passes over those that come after such a change. Kept as long as the events.
+create table observer.backfill_page (
+    xid xid8 primary key,
+    listener text not null,
+    observer text,
+    -- nothing where rows that had changed meanwhile were left out
+    snapshot pg_snapshot,
+    -- below the ids of all that had not begun then
+    low_id bigint
+);
+comment on table observer.backfill is 'Backfills that were asked for, and how far each is.';
+comment on table observer.backfill_page is 'Whom events of backfills are for, and what they are older than.';

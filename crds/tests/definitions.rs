@@ -378,8 +378,8 @@ spec.enrich[].postgres.url.value string
 spec.enrich[].timeout string default=5s
 spec.events! object
 spec.events.entity! string
-spec.events.operations array minItems=1 maxItems=5 default=["Insert","Update","Delete"]
-spec.events.operations[] string enum=["Insert","Update","Delete","Truncate","Custom"]
+spec.events.operations array minItems=1 maxItems=6 default=["Insert","Update","Delete"]
+spec.events.operations[] string enum=["Insert","Update","Delete","Truncate","Custom","Read"]
 spec.onFailure string enum=["DeadLetter","Drop"] default=DeadLetter
 spec.suspend boolean default=false
 spec.tenant string
@@ -594,7 +594,7 @@ spec.source.wal.tables[].key[] string
 spec.source.wal.tables[].table! string
 spec.source.wal.tables[].tenant string
 spec.stalledAfter string default=1m
-spec.startAt string enum=["Beginning","Now"] default=Beginning"#;
+spec.startAt string enum=["Beginning","Now","Backfill"] default=Beginning"#;
 
 #[test]
 fn observers_have_these_fields() {

@@ -74,7 +74,7 @@ const REPORT: &str = "\
 shop.yaml:6: ObserverListener default/shop: spec.shards: must be 1 to 256
 shop.yaml:10: ObserverListener default/shop: spec.database.maxPollIntervall: unknown field; did you mean `maxPollInterval`? Known here: maxPollInterval, retention, url
 shop.yaml:14: ObserverListener default/shop: spec.egress.allow[1]: is neither an address range (`10.0.0.0/8`), an address (`10.1.2.3`), a host (`hooks.internal`) nor all hosts below a name (`*.svc.cluster.local`); leave out scheme, port and path
-shop.yaml:23: Observer default/big-orders: spec.events.operations[1]: must be one of Insert, Update, Delete, Truncate, Custom; did you mean `Update`?
+shop.yaml:23: Observer default/big-orders: spec.events.operations[1]: must be one of Insert, Update, Delete, Truncate, Custom, Read; did you mean `Update`?
 shop.yaml:29: Observer default/big-orders: spec.actions[0].webhook.url.value: is not a URL that a request can be sent to; write https://host/path or http://host/path
 shop.yaml:31: Observer default/big-orders: spec.actions[0].webhook.headers.webhook-id: is set by the delivery itself; leave it out
 shop.yaml:32: Observer default/big-orders: spec.actions[0].webhook.signingSecret.secretKeyRef: there is no Secret `shop-hooks` in namespace `default`; add a Secret document with key `signing-secret` to the file, or run with --secrets-dir DIR and put the value in DIR/shop-hooks/signing-secret

@@ -228,7 +228,7 @@ fn enumerations_list_their_words() {
     breaks_observer(
         "entity: shop.orders",
         "entity: shop.orders, operations: [insert]",
-        "spec.events.operations[0]: must be one of Insert, Update, Delete, Truncate, Custom; did you \
+        "spec.events.operations[0]: must be one of Insert, Update, Delete, Truncate, Custom, Read; did you \
          mean `Insert`?",
     );
 }

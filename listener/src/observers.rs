@@ -4,12 +4,12 @@ pub(crate) mod attempt;
 pub mod attempt_log;
 pub(crate) mod circuit_metrics;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use crds::config::{
-    ActionQueue, CacheConfig, Mode, ObserverConfig, OnFailure, Ordering, Priority, Retry,
+    ActionQueue, CacheConfig, Mode, ObserverConfig, OnFailure, Operation, Ordering, Priority, Retry,
 };
 use crds::pod_status::BreakerState;
 use sha2::{Digest, Sha256};
@@ -315,6 +315,15 @@ impl Observers {
         self.compiled.iter().map(|one| &*one.name)
     }
 
+    /// Returns the entities of which observers watch what backfills read, each once.
+    #[must_use]
+    pub fn read_entities(&self) -> Vec<String> {
+        let rules = self.rules.rules().iter();
+        let reading = rules.filter(|rule| rule.operations.contains(&Operation::Read));
+        let entities: BTreeSet<&String> = reading.map(|rule| &rule.entity).collect();
+        entities.into_iter().cloned().collect()
+    }
+
     /// Returns the number of targets.
     #[must_use]
     pub const fn len(&self) -> usize {
@@ -350,19 +359,23 @@ impl Observers {
     pub fn match_event(&self, logged: &ChangeRecord) -> (MatchedTargets, Vec<&Arc<str>>) {
         let mut targets = MatchedTargets::default();
         let mut matched = Vec::new();
+        let only_for = logged.only_for.as_deref();
+        let is_for =
+            |observer: &CompiledObserver| only_for.is_none_or(|one| *one == *observer.name);
         if let Some(oversized) = logged.oversized {
             let failure = Failure::of(FailureKind::Event, oversized.to_string());
             let watching = self
                 .rules
                 .watching(&logged.event)
-                .filter_map(|n| self.compiled.get(n));
+                .filter_map(|n| self.compiled.get(n))
+                .filter(|observer| is_for(observer));
             for target in watching.flat_map(|observer| &observer.targets) {
                 targets.failed.push((*target, failure.clone()));
             }
             return (targets, matched);
         }
         for (n, rule_match) in self.rules.matches(&logged.event) {
-            let Some(observer) = self.compiled.get(n) else {
+            let Some(observer) = self.compiled.get(n).filter(|observer| is_for(observer)) else {
                 continue;
             };
             match rule_match {

@@ -8,6 +8,7 @@
 
 mod adversity;
 mod api;
+mod backfill;
 mod bad_input;
 mod batches;
 mod caching;

@@ -69,6 +69,11 @@ begin
             truncated := truncated + 1;
         end if;
     end loop;
+    if truncated > 0 then
+        delete from observer.backfill_page p
+        where p.xid < (select xid from observer.change_log order by xid limit 1)
+            or not exists (select from observer.change_log);
+    end if;
 end
 $$;
 
@@ -106,6 +111,13 @@ begin
     execute format('select occurred_at from observer.change_log_%s order by id desc limit 1', partition_no)
         into newest_at;
     if newest_at > clock_timestamp() - retain then
+        return false;
+    end if;
+    -- Events of a backfill that are yet to be read are compared with what is here.
+    if exists (
+        select from observer.backfill_page p
+        where p.xid >= behind and newest_xid >= pg_snapshot_xmin(p.snapshot)
+    ) then
         return false;
     end if;
     return not exists (

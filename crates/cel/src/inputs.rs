@@ -4,7 +4,7 @@ use crate::value::{Fields, JsonError};
 
 /// Values that the variable `operation` can have. A condition that compares it with another text is
 /// refused, since it would never hold.
-pub const OPERATIONS: [&str; 5] = ["Insert", "Update", "Delete", "Truncate", "Custom"];
+pub const OPERATIONS: [&str; 6] = ["Insert", "Update", "Delete", "Truncate", "Custom", "Read"];
 
 /// Event that a condition is evaluated on.
 pub trait Inputs {

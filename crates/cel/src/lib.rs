@@ -25,8 +25,8 @@
 //! | `changed_from(f, v)` | the value before is `v`, and that after is not |
 //! | objects in braces, bytes | not offered |
 //!
-//! So on `Insert` a field has changed if the row has it, and on `Delete` likewise; on `Truncate`
-//! and `Custom` nothing has.
+//! So on `Insert` and `Read` a field has changed if the row has it, and on `Delete` likewise; on
+//! `Truncate` and `Custom` nothing has.
 
 mod columns;
 mod condition;

@@ -99,16 +99,19 @@ pub enum Operation {
     Truncate,
     /// Written by `observer.emit`.
     Custom,
+    /// Sent by a backfill: the row as it was when it was read.
+    Read,
 }
 
 impl Operation {
     /// Every operation, in the order of their declaration.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Insert,
         Self::Update,
         Self::Delete,
         Self::Truncate,
         Self::Custom,
+        Self::Read,
     ];
 
     /// The name that users see.
@@ -120,6 +123,7 @@ impl Operation {
             Self::Delete => "Delete",
             Self::Truncate => "Truncate",
             Self::Custom => "Custom",
+            Self::Read => "Read",
         }
     }
 }
@@ -132,6 +136,9 @@ pub enum StartAt {
     Beginning,
     /// With the first event committed after it starts.
     Now,
+    /// With the first event committed after it starts, and with the rows that the tables of its observers
+    /// with the operation `Read` have then.
+    Backfill,
 }
 
 /// Everything one listener runs from.

@@ -110,7 +110,8 @@ pub struct ObserverListenerSpec {
     pub source: Source,
     /// Position at which a listener without a checkpoint starts; default `Beginning`. `Beginning`
     /// is the oldest change that the log still holds, `Now` the first change committed after the
-    /// start.
+    /// start. `Backfill` is as `Now`, and first reads the rows of each table that an observer with the
+    /// operation `Read` watches.
     #[serde(default)]
     pub start_at: StartAt,
     /// Name under which progress, dead letters and history are stored, 1 to 128 characters; default

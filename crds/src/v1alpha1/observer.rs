@@ -108,10 +108,11 @@ pub struct EventSelector {
     /// characters.
     #[schemars(length(min = 1, max = 256))]
     pub entity: String,
-    /// Operations to receive, 1 to 5 of them; default is Insert, Update and Delete. `Truncate` is
-    /// the emptying of a whole table, `Custom` an event of `observer.emit`.
+    /// Operations to receive, 1 to 6 of them; default is Insert, Update and Delete. `Truncate` is
+    /// the emptying of a whole table, `Custom` an event of `observer.emit`, `Read` a row that a
+    /// backfill has read.
     #[serde(default = "default_operations")]
-    #[schemars(length(min = 1, max = 5), extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(length(min = 1, max = 6), extend("x-kubernetes-list-type" = "set"))]
     pub operations: Vec<Operation>,
 }
 

@@ -62,6 +62,7 @@ impl Work {
         let logged = ChangeRecord {
             oversized: None,
             xid: 1000,
+            only_for: None,
             event,
         };
         Self {

@@ -13,6 +13,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgExecutor, PgPool, Row};
 use uuid::Uuid;
 
+use super::backfilled;
 use super::position::{LogBound, Window};
 use super::snapshot::SnapshotError;
 use crate::delivery::event::{
@@ -97,6 +98,8 @@ pub struct ChangeRecord {
     pub oversized: Option<OversizedField>,
     /// The transaction that wrote it.
     pub xid: u64,
+    /// The only observer that it is for, if it was read by a backfill of one observer.
+    pub only_for: Option<Arc<str>>,
 }
 
 /// The change log of one database.
@@ -211,12 +214,14 @@ impl ChangeLog {
         read_bound(&self.pool, low_id).await
     }
 
-    /// Reads the next events of a window after an id, for some shards.
+    /// Reads the next events of a window after an id, for some shards. Of what backfills have read, only that for
+    /// the listener, and not what was older than an event before it.
     pub async fn read_page(
         &self,
         window: &Window,
         after: i64,
         filter: ShardFilter<'_>,
+        listener: &str,
     ) -> Result<LogPage, LogError> {
         let (from, to) = (&window.from, &window.to);
         let ended: Vec<String> = to
@@ -264,6 +269,7 @@ impl ChangeLog {
         // They come in order, but nothing says so; the server would copy all of them to see to it.
         page.events
             .sort_unstable_by_key(|logged| logged.event.log_id);
+        backfilled::keep_current(&self.pool, &mut page.events, window, listener).await?;
         Ok(page)
     }
 
@@ -290,6 +296,7 @@ impl ChangeLog {
             xid: xid
                 .parse()
                 .map_err(|error| LogError::Database(sqlx::Error::Decode(Box::new(error))))?,
+            only_for: None,
         })
     }
 }
@@ -387,6 +394,7 @@ pub(crate) fn operation(id: i64, code: i8) -> Result<Operation, LogError> {
         Ok(b'd') => Ok(Operation::Delete),
         Ok(b't') => Ok(Operation::Truncate),
         Ok(b'c') => Ok(Operation::Custom),
+        Ok(b'r') => Ok(Operation::Read),
         _ => Err(LogError::Operation {
             id,
             operation: code,

@@ -32,13 +32,14 @@ const CHANGED_SQL: &str = "
         where id > $1 and id <= $2
           and xid >= (select $3::xid8) and xid < (select $4::xid8)
           and pg_visible_in_snapshot(xid, (select $5::pg_snapshot))
-          and entity = any($7)
+          and entity = any($7) and operation <> 'r'
     ), far as (
         select c.entity, c.key
         from unnest($6::xid8[]) as ended(xid)
         cross join lateral (
             select entity, key from observer.change_log c
             where c.xid >= ended.xid and c.xid <= ended.xid and c.entity = any($7)
+              and c.operation <> 'r'
         ) c
     )
     select distinct entity, case when octet_length(key) <= $8 then key end

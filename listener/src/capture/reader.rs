@@ -306,7 +306,8 @@ impl LogReader {
             shards: members,
             shard_count: self.identity.shards,
         };
-        let page = self.log.read_page(&window, after, filter).await?;
+        let listener = &*self.identity.listener;
+        let page = self.log.read_page(&window, after, filter, listener).await?;
         let mut events = page.events;
         let reached_id = page.reached.unwrap_or(after);
         events.retain(|logged| {

@@ -57,6 +57,8 @@ pub struct LogTail {
     /// The server's life, if a listener has named it.
     incarnation: Option<Uuid>,
     pool: PgPool,
+    /// The listener whose backfills are read; of all listeners where empty.
+    listener: String,
     position: Position,
     /// When the later bound of the position was read.
     bound_at: Instant,
@@ -93,8 +95,13 @@ pub enum TailStep {
 }
 
 impl LogTail {
-    /// Opens the log, to read what is committed from now on, and with `since` also what occurred from then on.
-    pub async fn open(pool: PgPool, since: Option<DateTime<Utc>>) -> Result<Self, LogError> {
+    /// Opens the log, to read what is committed from now on, and with `since` also what occurred from then on. Of
+    /// backfills only those of the listener, if one is named.
+    pub async fn open(
+        pool: PgPool,
+        since: Option<DateTime<Utc>>,
+        listener: Option<String>,
+    ) -> Result<Self, LogError> {
         let log = ChangeLog::open(pool.clone()).await?;
         let incarnation = read_incarnation(&pool).await?;
         let bound = Arc::new(log.current_bound().await?);
@@ -118,6 +125,7 @@ impl LogTail {
             log,
             incarnation,
             pool,
+            listener: listener.unwrap_or_default(),
             since: since.filter(|_| position.to.is_some()),
             marks: VecDeque::from([Mark::new(&position, now)]),
             position,
@@ -151,7 +159,7 @@ impl LogTail {
         };
         let page = self
             .log
-            .read_page(&window, self.position.last_id, ALL)
+            .read_page(&window, self.position.last_id, ALL, &self.listener)
             .await?;
         let mut events = page.events;
         if self.repeated != Repeated::Nothing {

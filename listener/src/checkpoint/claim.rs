@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::reshard::{create_shards, reshard};
 use super::row::{self, COLUMNS};
 use super::{CheckpointError, Progress};
+use crate::backfill;
 use crate::capture::change_log::{ChangeLog, LogError, read_bound, smallint};
 use crate::capture::position::LogBound;
 use crate::capture::reader::PositionAheadOfDatabase;
@@ -50,22 +51,26 @@ pub async fn server_incarnation(pool: &PgPool) -> Result<Uuid, CheckpointError> 
 }
 
 /// Creates the checkpoints of a listener that has never run. Returns whether it did; those of one
-/// that has run stay.
+/// that has run stay. With [`StartAt::Backfill`], it asks for backfills of these entities.
 pub async fn initialize(
     pool: &PgPool,
     log: &ChangeLog,
     listener: &str,
     shards: u16,
-    start: StartAt,
+    start: (StartAt, &[String]),
 ) -> Result<bool, CheckpointError> {
     let has_run = "select exists (select from observer.checkpoint where listener = $1)";
     let has_run = sqlx::query_scalar(has_run).bind(listener);
     if has_run.fetch_one(pool).await? {
         return Ok(false);
     }
-    let start = first_bound(log, start).await?;
+    let (start, entities) = start;
+    let bound = first_bound(log, start).await?;
     let mut tx = sql_transaction::begin(pool).await?;
-    create_shards(&mut tx, listener, shards, &start).await?;
+    create_shards(&mut tx, listener, shards, &bound).await?;
+    if start == StartAt::Backfill {
+        backfill::start_initial(&mut tx, listener, entities).await?;
+    }
     tx.commit().await?;
     Ok(true)
 }
@@ -74,7 +79,7 @@ pub async fn initialize(
 async fn first_bound(log: &ChangeLog, start: StartAt) -> Result<LogBound, LogError> {
     match start {
         StartAt::Beginning => Ok(LogBound::genesis()),
-        StartAt::Now => log.current_bound().await,
+        StartAt::Now | StartAt::Backfill => log.current_bound().await,
     }
 }
 

@@ -51,6 +51,8 @@ pub(super) enum OperationArg {
     Truncate,
     /// `observer.emit` was called
     Custom,
+    /// A backfill read the row
+    Read,
 }
 
 impl WhatFilter {
@@ -62,6 +64,7 @@ impl WhatFilter {
             OperationArg::Delete => Operation::Delete,
             OperationArg::Truncate => Operation::Truncate,
             OperationArg::Custom => Operation::Custom,
+            OperationArg::Read => Operation::Read,
         };
         self.operation.iter().map(operation).collect()
     }

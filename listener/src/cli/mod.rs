@@ -1,5 +1,6 @@
 //! Command line: arguments, commands and exit codes.
 
+mod backfill;
 mod cache;
 mod check;
 mod dead_letters;
@@ -100,6 +101,9 @@ enum Command {
     Cache(cache::CacheCommand),
     /// Deliver past events again, marked as replays
     Replay(replay::ReplayArgs),
+    /// Send the rows that a table has, as events of operation Read
+    #[command(subcommand)]
+    Backfill(backfill::BackfillCommand),
 }
 
 /// Files with an `ObserverListener`, its `Observer`s and optional `Secret`s.
@@ -264,6 +268,7 @@ pub fn main() -> ExitCode {
             Command::DeadLetters(command) => dead_letters::dead_letters(command).await,
             Command::Cache(command) => cache::cache(command).await,
             Command::Replay(args) => replay::replay(args).await,
+            Command::Backfill(command) => Box::pin(backfill::backfill(command)).await,
         }
     });
     // A task that hangs must not keep the process alive.

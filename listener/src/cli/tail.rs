@@ -97,7 +97,12 @@ pub(super) async fn tail(args: TailArgs) -> Result<(), CliError> {
         observer,
         outcomes: args.outcome,
     };
-    let reader = LogTail::open(pool.clone(), args.since).await?;
+    let reader = LogTail::open(
+        pool.clone(),
+        args.since,
+        listener.as_ref().map(|one| one.identity.clone()),
+    )
+    .await?;
     let (sender, records) = mpsc::channel(READ_AHEAD);
     let mut reading = tokio::spawn(read(reader, sender));
     let printing = print_all(&pool, listener, filter, args.output, records);

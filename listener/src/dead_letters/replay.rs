@@ -72,7 +72,7 @@ pub async fn request(
                   old, new, attempts, error_kind, error, redrive_requested_at)
              select $9, {ID_SQL}, past.id, $10, action,
                     entity, case operation when 'i' then 'Insert' when 'u' then 'Update' when 'd' then 'Delete'
-                                           when 't' then 'Truncate' else 'Custom' end,
+                                           when 't' then 'Truncate' when 'r' then 'Read' else 'Custom' end,
                     key, tenant, hash, occurred_at, old, new, 0, $11, 'replay requested', clock_timestamp()
              from past cross join unnest($12::text[]) as action
              on conflict (listener, event_id, observer, action) do nothing
@@ -131,5 +131,6 @@ pub(crate) const fn letter(operation: Operation) -> &'static str {
         Operation::Delete => "d",
         Operation::Truncate => "t",
         Operation::Custom => "c",
+        Operation::Read => "r",
     }
 }

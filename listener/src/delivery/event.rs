@@ -70,7 +70,7 @@ pub struct Event {
     pub occurred_at: DateTime<Utc>,
     /// The row before, for `Update` and `Delete`.
     pub old: Option<Box<RawValue>>,
-    /// The row after, for `Insert` and `Update`; the payload of a `Custom` event.
+    /// The row after, for `Insert` and `Update`; the row of a `Read`; the payload of a `Custom` event.
     pub new: Option<Box<RawValue>>,
 }
 

@@ -99,7 +99,7 @@ async fn create(
     let old = all(&mut *tx, "search_position", owner).await?;
     let position = match Position::earliest(&old) {
         Some(earliest) => earliest,
-        None if owner.start == StartAt::Now => {
+        None if owner.start != StartAt::Beginning => {
             let delivered = all(&mut *tx, "checkpoint", owner).await?;
             Position::earliest(&delivered).unwrap_or_else(Position::genesis)
         }

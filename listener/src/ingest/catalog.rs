@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use pgoutput::{TypeCatalog, TypeEntry};
 use sqlx::postgres::PgRow;
 use sqlx::postgres::types::Oid;
-use sqlx::{PgPool, Row};
+use sqlx::{PgConnection, PgPool, Row};
 
 use super::error::IngestError;
 
@@ -75,26 +75,29 @@ const TABLES: &str = "
 impl Catalog {
     /// Reads the catalog.
     pub(crate) async fn read(pool: &PgPool, publication: &str) -> Result<Self, IngestError> {
-        let read = async {
-            Ok(Self {
-                types: types(pool).await?,
-                tables: tables(pool, publication).await?,
-                publication: sqlx::query_scalar::<_, Oid>(
-                    "select oid from pg_publication where pubname = $1",
-                )
-                .bind(publication)
-                .fetch_one(pool)
-                .await?
-                .0,
-            })
-        };
-        read.await.map_err(IngestError::Catalog)
+        let mut connection = pool.acquire().await.map_err(IngestError::Catalog)?;
+        let read = Self::read_by(&mut connection, publication).await;
+        read.map_err(IngestError::Catalog)
+    }
+
+    /// Reads the catalog in a transaction of the caller's.
+    pub(crate) async fn read_by(
+        by: &mut PgConnection,
+        publication: &str,
+    ) -> Result<Self, sqlx::Error> {
+        let id = sqlx::query_scalar("select oid from pg_publication where pubname = $1");
+        let id: Oid = id.bind(publication).fetch_one(&mut *by).await?;
+        Ok(Self {
+            types: types(by).await?,
+            tables: tables(by, publication).await?,
+            publication: id.0,
+        })
     }
 }
 
-async fn types(pool: &PgPool) -> Result<TypeCatalog, sqlx::Error> {
+async fn types(by: &mut PgConnection) -> Result<TypeCatalog, sqlx::Error> {
     let mut fields: BTreeMap<u32, Vec<(String, u32)>> = BTreeMap::new();
-    for row in sqlx::query(FIELDS).fetch_all(pool).await? {
+    for row in sqlx::query(FIELDS).fetch_all(&mut *by).await? {
         let of: Oid = row.try_get(0)?;
         let field: Oid = row.try_get(2)?;
         fields
@@ -102,7 +105,7 @@ async fn types(pool: &PgPool) -> Result<TypeCatalog, sqlx::Error> {
             .or_default()
             .push((row.try_get(1)?, field.0));
     }
-    let rows = sqlx::query(TYPES).fetch_all(pool).await?;
+    let rows = sqlx::query(TYPES).fetch_all(&mut *by).await?;
     let entry = |row: &PgRow| -> Result<(u32, TypeEntry), sqlx::Error> {
         let oid = |column: usize| row.try_get::<Oid, _>(column).map(|oid| oid.0);
         let delimiter: String = row.try_get(3)?;
@@ -122,13 +125,10 @@ async fn types(pool: &PgPool) -> Result<TypeCatalog, sqlx::Error> {
 }
 
 async fn tables(
-    pool: &PgPool,
+    by: &mut PgConnection,
     publication: &str,
 ) -> Result<BTreeMap<u32, PublishedTable>, sqlx::Error> {
-    let rows = sqlx::query(TABLES)
-        .bind(publication)
-        .fetch_all(pool)
-        .await?;
+    let rows = sqlx::query(TABLES).bind(publication).fetch_all(by).await?;
     let table = |row: &PgRow| -> Result<(u32, PublishedTable), sqlx::Error> {
         let id: Oid = row.try_get(0)?;
         let names: Vec<String> = row.try_get(2)?;

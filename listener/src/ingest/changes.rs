@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use super::catalog::Catalog;
 use super::error::IngestError;
 use super::store::{LogRow, Progress, RowBatch};
+use super::strikes::Strikes;
 use super::table_plan::{Image, TablePlan};
 
 /// Most rows, and most bytes of them, that wait for the end of a run of updates of keys. A longer run is cut.
@@ -31,6 +32,8 @@ const EPOCH: i64 = 946_684_800_000_000;
 /// A transaction that is being read.
 #[derive(Debug)]
 struct Transaction {
+    /// The lower half of its number.
+    xid: u32,
     commit: Lsn,
     committed_at: DateTime<Utc>,
     /// Changes of it so far.
@@ -68,6 +71,8 @@ pub(crate) struct Changes {
     held_bytes: usize,
     batch: RowBatch,
     progress: Progress,
+    /// Which rows have changed since a page of a backfill was read.
+    pub(crate) strikes: Strikes,
     /// Messages that are no custom events although they are marked so.
     pub(crate) malformed: u64,
 }
@@ -90,6 +95,7 @@ impl Changes {
             held_bytes: 0,
             batch: RowBatch::default(),
             progress,
+            strikes: Strikes::default(),
             malformed: 0,
         }
     }
@@ -107,6 +113,11 @@ impl Changes {
     /// Whether nothing is open and nothing waits to be saved.
     pub(crate) fn is_idle(&self) -> bool {
         self.transaction.is_none() && self.batch.len() == 0
+    }
+
+    /// Where all that was committed before is read.
+    pub(crate) fn end(&self) -> Lsn {
+        self.progress.confirmed
     }
 
     /// Whether a transaction is being read.
@@ -140,7 +151,12 @@ impl Changes {
 
     /// Begins a transaction, and returns when it was committed. One that is in the log wholly is skipped, the
     /// rest of one that is there in part is read.
-    pub(crate) fn begin(&mut self, commit: Lsn, commit_time_micros: i64) -> Option<DateTime<Utc>> {
+    pub(crate) fn begin(
+        &mut self,
+        (xid, commit): (u32, Lsn),
+        commit_time_micros: i64,
+    ) -> Option<DateTime<Utc>> {
+        self.strikes.transaction(xid);
         let skip = match self.progress.partial {
             Some((partial, ordinal)) if partial == commit => ordinal,
             Some((partial, _)) if partial > commit => u64::MAX,
@@ -150,6 +166,7 @@ impl Changes {
         let micros = commit_time_micros.saturating_add(EPOCH);
         let committed_at = DateTime::from_timestamp_micros(micros);
         self.transaction = Some(Transaction {
+            xid,
             commit,
             committed_at: committed_at.unwrap_or_default(),
             ordinal: 0,
@@ -317,33 +334,36 @@ impl Changes {
         self.batch.extend(self.held.drain(..));
     }
 
-    fn insertion(&self, plan: &TablePlan, after: Image) -> Option<LogRow> {
+    fn insertion(&mut self, plan: &TablePlan, after: Image) -> Option<LogRow> {
         let of = (after.key, after.tenant);
         self.row('i', &plan.entity, of, (None, Some(after.json)))
     }
 
-    fn deletion(&self, plan: &TablePlan, before: Image) -> Option<LogRow> {
+    fn deletion(&mut self, plan: &TablePlan, before: Image) -> Option<LogRow> {
         let of = (before.key, before.tenant);
         self.row('d', &plan.entity, of, (Some(before.json), None))
     }
 
     /// A row of the open transaction.
     fn row(
-        &self,
+        &mut self,
         operation: char,
         entity: &Arc<str>,
         (key, tenant): (Option<String>, Option<String>),
         (old, new): (Option<String>, Option<String>),
     ) -> Option<LogRow> {
-        Some(LogRow {
+        let transaction = self.transaction.as_ref()?;
+        let row = LogRow {
             operation,
             entity: Arc::clone(entity),
             key,
             tenant,
-            occurred_at: self.transaction.as_ref()?.committed_at,
+            occurred_at: transaction.committed_at,
             old,
             new,
-        })
+        };
+        self.strikes.change(transaction.xid, &row);
+        Some(row)
     }
 }
 

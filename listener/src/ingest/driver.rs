@@ -4,13 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use backoff::Backoff;
-use chrono::{DateTime, Utc};
 use crds::config::WalSourceConfig;
-use futures::FutureExt as _;
-use pgoutput::LogicalMessage;
-use pgwire_replication::{PgWireError, ReplicationClient, ReplicationEvent};
 use sqlx::PgPool;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::catalog::Catalog;
@@ -18,9 +15,13 @@ use super::changes::Changes;
 use super::connection::{catalog_pool, check};
 use super::error::IngestError;
 use super::opening;
+use super::pages::PageReader;
 use super::setup;
 use super::slot_watch;
-use super::store::{Progress, RowBatch, SourceClaim, SourceStore};
+use super::store::{SourceClaim, SourceStore};
+use super::stream::Stream;
+use crate::backfill::{BackfillStore, PageScope};
+use crate::telemetry::backfill_metrics::BackfillMetrics;
 use crate::telemetry::source_metrics::SourceMetrics;
 
 /// Interval of attempts to take over a source that another process reads.
@@ -31,10 +32,6 @@ const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_s
 
 /// Pause after a failure that a person has to mend.
 const PERSON_PAUSE: Duration = Duration::from_secs(10);
-
-/// Rows, and bytes of them, that are saved together.
-const MAX_ROWS: usize = 2000;
-const MAX_BYTES: usize = 2 << 20;
 
 /// Renewals of the lease in its duration.
 const RENEWALS: u32 = 4;
@@ -59,6 +56,8 @@ pub(crate) struct Ingester {
     pub(crate) lease: Duration,
     /// Metrics.
     pub(crate) metrics: SourceMetrics,
+    /// Metrics of backfills.
+    pub(crate) backfill_metrics: BackfillMetrics,
 }
 
 /// Relations that the catalog was read for.
@@ -173,6 +172,16 @@ impl Ingester {
         );
         self.metrics.connected.set(1);
         let tables = self.source.tables.clone();
+        let (requests, pages) = mpsc::channel(1);
+        let scope = PageScope::Source(store.name().to_owned());
+        let holder = self.holder.clone();
+        let backfills = BackfillStore::new(self.log.clone(), scope, holder, self.lease);
+        let backfilling = PageReader {
+            source: self.source.clone(),
+            store: backfills.clone(),
+            requests,
+            metrics: self.backfill_metrics.clone(),
+        };
         let mut stream = Stream {
             session,
             changes: Changes::new(catalog, tables, progress, std::mem::take(&mut turns.asked)),
@@ -182,132 +191,20 @@ impl Ingester {
             metrics: &self.metrics,
             saved_at: Instant::now(),
             committed_at: None,
+            pages,
+            page: None,
+            backfills,
+            backfill_metrics: &self.backfill_metrics,
         };
         let watching = watch(pool, store.name(), &self.metrics);
         let result = tokio::select! {
             result = stream.run(self.lease / RENEWALS) => result,
             () = watching => Ok(()),
+            () = Box::pin(backfilling.run()) => Ok(()),
         };
         self.metrics.malformed.inc_by(stream.changes.malformed);
         turns.asked = stream.changes.into_asked();
         result
-    }
-}
-
-/// A session that is read.
-struct Stream<'a> {
-    session: ReplicationClient,
-    changes: Changes,
-    store: &'a SourceStore,
-    epoch: i64,
-    /// What is saved.
-    saved: Progress,
-    saved_at: Instant,
-    /// When the last transaction was committed.
-    committed_at: Option<DateTime<Utc>>,
-    metrics: &'a SourceMetrics,
-}
-
-impl Stream<'_> {
-    async fn run(&mut self, renewal: Duration) -> Result<(), IngestError> {
-        let mut ticks = interval(renewal);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            // What is there already is read first, so that many small transactions are saved together.
-            let event = if let Some(event) = self.session.recv().now_or_never() {
-                event?
-            } else {
-                if !self.changes.is_in_transaction() {
-                    self.save().await?;
-                }
-                tokio::select! {
-                    event = self.session.recv() => event?,
-                    _ = ticks.tick() => {
-                        self.renew().await?;
-                        continue;
-                    }
-                }
-            };
-            let Some(event) = event else {
-                // The server ended the session, as it does when it stops.
-                let ended = std::io::Error::from(std::io::ErrorKind::ConnectionAborted);
-                return Err(PgWireError::from(ended).into());
-            };
-            self.read(event)?;
-            let (rows, bytes) = self.changes.waiting();
-            if rows >= MAX_ROWS || bytes >= MAX_BYTES {
-                self.save().await?;
-            } else if self.saved_at.elapsed() > renewal {
-                self.renew().await?;
-            }
-        }
-    }
-
-    fn read(&mut self, event: ReplicationEvent) -> Result<(), IngestError> {
-        match event {
-            ReplicationEvent::Begin {
-                final_lsn,
-                commit_time_micros,
-                ..
-            } => self.committed_at = self.changes.begin(final_lsn, commit_time_micros),
-            ReplicationEvent::XLogData { data, .. } => self.changes.message(&data)?,
-            ReplicationEvent::Message {
-                transactional,
-                prefix,
-                content,
-                ..
-            } => self.changes.custom_event(&LogicalMessage {
-                transactional,
-                prefix: &prefix,
-                content: &content,
-            }),
-            ReplicationEvent::Commit { end_lsn, .. } => self.changes.commit(end_lsn),
-            ReplicationEvent::KeepAlive { wal_end, .. } => self.changes.advance(wal_end),
-            ReplicationEvent::StoppedAt { .. } => {}
-        }
-        Ok(())
-    }
-
-    /// Saves the rows that wait, if there are any.
-    async fn save(&mut self) -> Result<(), IngestError> {
-        if self.changes.waiting().0 == 0 {
-            return Ok(());
-        }
-        let Some((rows, progress)) = self.changes.take() else {
-            return Ok(());
-        };
-        self.append(rows, progress).await
-    }
-
-    /// Renews the lease, and moves the position where nothing else does.
-    async fn renew(&mut self) -> Result<(), IngestError> {
-        if self.changes.is_idle()
-            && let Some((rows, progress)) = self.changes.take()
-        {
-            return self.append(rows, progress).await;
-        }
-        self.append(RowBatch::default(), self.saved).await
-    }
-
-    async fn append(&mut self, rows: RowBatch, progress: Progress) -> Result<(), IngestError> {
-        let count = rows.len();
-        self.store.append(self.epoch, progress, rows).await?;
-        self.saved = progress;
-        self.saved_at = Instant::now();
-        // Only now, as it is in the log for sure.
-        self.session.update_applied_lsn(progress.confirmed);
-        if count > 0 {
-            self.metrics
-                .changes
-                .inc_by(u64::try_from(count).unwrap_or(u64::MAX));
-            let delay = self
-                .committed_at
-                .and_then(|at| (Utc::now() - at).to_std().ok());
-            self.metrics
-                .delay
-                .set(delay.unwrap_or_default().as_secs_f64());
-        }
-        Ok(())
     }
 }
 

@@ -14,10 +14,13 @@ mod connection;
 mod driver;
 mod error;
 mod opening;
+mod pages;
 pub mod removal;
 mod setup;
 mod slot_watch;
 mod store;
+mod stream;
+mod strikes;
 mod table_plan;
 
 pub(crate) use connection::catalog_pool;

@@ -4,13 +4,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::queue::sql_transaction;
 use chrono::{DateTime, Utc};
 use crds::config::WalSourceConfig;
 use pgwire_replication::Lsn;
 use sqlx::postgres::PgRow;
-use sqlx::{PgPool, Row};
+use sqlx::{PgConnection, PgPool, Row};
 
 use super::error::IngestError;
+use super::pages::Page;
+use crate::backfill::BackfillStore;
 use crate::capture::change_log::id_prefix;
 use crate::database::interval;
 
@@ -250,6 +253,44 @@ impl SourceStore {
         progress: Progress,
         rows: RowBatch,
     ) -> Result<(), IngestError> {
+        let mut connection = self.pool.acquire().await.map_err(IngestError::Log)?;
+        self.append_by(&mut connection, epoch, progress, rows).await
+    }
+
+    /// Appends a page of a backfill, with how far that is. Returns false if the backfill is over or not this
+    /// process's any more: then nothing is appended.
+    pub(crate) async fn append_page(
+        &self,
+        epoch: i64,
+        progress: Progress,
+        (page, backfills): (Page, &BackfillStore),
+    ) -> Result<bool, IngestError> {
+        let mut rows = RowBatch::default();
+        rows.extend(page.rows);
+        let mut tx = sql_transaction::begin(&self.pool)
+            .await
+            .map_err(IngestError::Log)?;
+        self.append_by(&mut tx, epoch, progress, rows).await?;
+        let moved = async {
+            BackfillStore::begin_page(&mut tx, &page.claimed, None).await?;
+            if !backfills
+                .finish_page(&mut tx, &page.claimed, &page.progress)
+                .await?
+            {
+                return Ok(false);
+            }
+            tx.commit().await.map(|()| true)
+        };
+        moved.await.map_err(IngestError::Log)
+    }
+
+    async fn append_by(
+        &self,
+        by: &mut PgConnection,
+        epoch: i64,
+        progress: Progress,
+        rows: RowBatch,
+    ) -> Result<(), IngestError> {
         let own: i64 = sqlx::query_scalar(APPEND)
             .bind(&*self.name)
             .bind(epoch)
@@ -264,7 +305,7 @@ impl SourceStore {
             .bind(rows.occurred_at)
             .bind(rows.olds)
             .bind(rows.news)
-            .fetch_one(&self.pool)
+            .fetch_one(by)
             .await
             .map_err(IngestError::Log)?;
         fenced_if(own == 0)

@@ -47,10 +47,10 @@ pub fn lint(config: &ObserverConfig, shared: &ActionRuntime) -> Vec<CompileProbl
 
 /// Describes an image that no event of these operations has; nothing if one has it.
 fn never_there(image: Side, operations: &[Operation]) -> Option<String> {
-    use Operation::{Custom, Delete, Insert, Truncate, Update};
+    use Operation::{Custom, Delete, Insert, Read, Truncate, Update};
     let (name, other, having): (_, _, &[Operation]) = match image {
         Side::Old => ("old", "new", &[Update, Delete]),
-        Side::New => ("new", "old", &[Insert, Update, Custom]),
+        Side::New => ("new", "old", &[Insert, Update, Custom, Read]),
     };
     if operations.iter().any(|one| having.contains(one)) {
         return None;

@@ -37,8 +37,10 @@ impl DatabaseContext {
         let incarnation = checkpoint::server_incarnation(&pool).await?;
         // One that has never run misses nothing from now on, whichever process works on it and when.
         let (name, shards, start) = (listener.identity(), listener.shards, listener.start_at);
-        if checkpoint::initialize(&pool, &log, &name, shards, start).await? {
-            startup_log::log_first_run(&pool, &name, start).await;
+        let entities = session.observers.borrow().read_entities();
+        let first = (start, &*entities);
+        if checkpoint::initialize(&pool, &log, &name, shards, first).await? {
+            startup_log::log_first_run(&pool, &name, first).await;
         }
         let queue = QueueBackendHandle::open(listener, pool.clone()).await?;
         queue.log_durability();

@@ -13,6 +13,7 @@ use super::error::RunError;
 use super::job_worker::WorkerMode;
 use super::session::SessionContext;
 use super::tracking_watch;
+use crate::backfill::{BackfillStore, Backfiller, PageScope};
 use crate::cache::follower::Follower;
 use crate::capture::{notifications, retention};
 use crate::coordination::heartbeat::{Heartbeat, NewerConfig};
@@ -101,7 +102,7 @@ impl SessionContext<'_> {
     }
 
     /// Starts to read the source that fills the change log, if there is one besides triggers, and to be told of
-    /// what is appended.
+    /// what is appended; and to work on backfills.
     pub(super) fn start_source(&self) -> Result<SourceTasks, DatabaseError> {
         let (listener, stop) = (self.listener, CancellationToken::new());
         let mut tasks = SourceTasks {
@@ -110,14 +111,20 @@ impl SessionContext<'_> {
             ingester: None,
             follower: None,
         };
-        let Some(source) = listener
-            .wal
-            .as_deref()
-            .filter(|_| self.worker_mode != WorkerMode::Dedicated)
-        else {
+        if self.worker_mode == WorkerMode::Dedicated {
+            return Ok(tasks);
+        }
+        let pool = database::source_pool(&listener.database_url)?;
+        let Some(source) = listener.wal.as_deref() else {
+            let scope = PageScope::Listener(listener.identity());
+            let (holder, lease) = (self.member.name.clone(), listener.lease.duration);
+            let backfiller = Backfiller {
+                store: BackfillStore::new(pool, scope, holder, lease),
+                metrics: self.sources.metrics.backfill.clone(),
+            };
+            tasks.ingester = Some(AbortOnDropHandle::new(tokio::spawn(backfiller.run(stop))));
             return Ok(tasks);
         };
-        let pool = database::source_pool(&listener.database_url)?;
         let ingester = Ingester {
             source: source.clone(),
             log: pool.clone(),
@@ -125,6 +132,7 @@ impl SessionContext<'_> {
             holder: self.member.name.clone(),
             lease: listener.lease.duration,
             metrics: self.sources.metrics.source.clone(),
+            backfill_metrics: self.sources.metrics.backfill.clone(),
         };
         tasks.ingester = Some(AbortOnDropHandle::new(tokio::spawn(ingester.run(stop))));
         let following = notifications::follow(pool, Arc::clone(&tasks.appended));
@@ -165,6 +173,7 @@ pub(super) struct SourceTasks {
     /// Told when something was appended.
     pub(super) appended: Arc<Notify>,
     stop: CancellationToken,
+    /// Reads a source, or backfills where triggers fill the log.
     ingester: Option<AbortOnDropHandle<()>>,
     follower: Option<AbortOnDropHandle<()>>,
 }

@@ -44,7 +44,11 @@ pub(super) fn log_listener(listener: &ListenerConfig, observers: &Observers) {
 }
 
 /// Logs where a listener starts that has never run under its name.
-pub(super) async fn log_first_run(pool: &PgPool, listener: &str, start: StartAt) {
+pub(super) async fn log_first_run(
+    pool: &PgPool,
+    listener: &str,
+    (start, entities): (StartAt, &[String]),
+) {
     match start {
         StartAt::Beginning => {
             // The number is for people to read, and nothing to fail for.
@@ -62,6 +66,18 @@ pub(super) async fn log_first_run(pool: &PgPool, listener: &str, start: StartAt)
             listener,
             "this listener runs for the first time under this name, and begins with what is committed from now on \
              (spec.startAt: Now)"
+        ),
+        StartAt::Backfill if entities.is_empty() => tracing::warn!(
+            listener,
+            "this listener runs for the first time under this name, and no observer watches the operation Read: nothing is \
+             backfilled (spec.startAt: Backfill). Add Read to spec.events.operations of an observer, and run \
+             `observer-listener backfill start`"
+        ),
+        StartAt::Backfill => tracing::info!(
+            listener,
+            tables = entities.join(", "),
+            "this listener runs for the first time under this name, and begins with the rows of these tables and with what \
+             is committed from now on (spec.startAt: Backfill)"
         ),
     }
 }

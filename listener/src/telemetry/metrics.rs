@@ -12,6 +12,7 @@ use prometheus::{
 };
 use server::registry::{MetricDescription, Registry};
 
+use super::backfill_metrics::BackfillMetrics;
 use super::source_metrics::SourceMetrics;
 use crate::delivery::ActionName;
 use crate::delivery::attempt::Attempt;
@@ -251,6 +252,8 @@ pub struct Metrics {
     pub search: SearchMetrics,
     /// Metrics of a source that fills the change log.
     pub source: SourceMetrics,
+    /// Backfills.
+    pub backfill: BackfillMetrics,
 }
 
 impl Metrics {
@@ -348,6 +351,7 @@ impl Metrics {
             )?,
             jobs: JobMetrics::new(&registry)?,
             source: SourceMetrics::new(&registry)?,
+            backfill: BackfillMetrics::new(&registry)?,
             search: SearchMetrics::new(&registry)?,
             registry,
         })

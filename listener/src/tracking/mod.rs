@@ -10,6 +10,7 @@ use crds::config::{ObserverConfig, Operation, WalSourceConfig};
 use sqlx::PgPool;
 
 pub use finding::Finding;
+pub(crate) use tables::NAMED;
 use tables::Tables;
 
 use crate::matching::Condition;

@@ -34,8 +34,8 @@ pub(super) struct Tables {
     pub(super) names: Vec<String>,
 }
 
-/// Of a partition `entity_of` gives the root, so the own name is put together here.
-const NAMED: &str = "
+/// Tables and relations with names like theirs, by entity. Of a partition `entity_of` gives the root, so the own name is put together here.
+pub(crate) const NAMED: &str = "
     select c.oid, c.relkind, c.relispartition,
         concat_ws('.',
             case when n.nspname ~ '[.\"]' then quote_ident(n.nspname) else n.nspname end,

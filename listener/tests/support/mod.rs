@@ -1,5 +1,6 @@
 //! What the tests of the whole program share.
 
+pub(crate) mod backfills;
 pub(crate) mod counters;
 pub(crate) mod fleet;
 pub(crate) mod follower;

@@ -1,5 +1,6 @@
 //! The server's own log as the source of the change log.
 
+mod backfill;
 mod examples;
 mod failover;
 mod losses;

@@ -40,7 +40,7 @@ async fn logged(pool: &sqlx::PgPool) -> Vec<LoggedRow> {
         .collect()
 }
 
-const TYPES: &str = r#"
+pub(super) const TYPES: &str = r#"
     create type mood as enum ('sad', 'so "so"', 'happy, really');
     create domain money_amount as numeric check (value >= 0);
     create type pair as (x int, "y z" text);
@@ -63,7 +63,7 @@ const TYPES: &str = r#"
     );
 "#;
 
-const VALUES: &str = r#"
+pub(super) const VALUES: &str = r#"
     insert into every (id) values (1);
     insert into every values (
         2, 'a', true, -32768, 2147483647, -9223372036854775808, 1.1, 'NaN', 'Infinity', 12.5, E'tab\t"q" \\ \x01 é \u2028',

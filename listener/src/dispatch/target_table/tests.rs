@@ -80,6 +80,7 @@ fn name_of(observer: &str) -> ActionName {
 fn inserted() -> ChangeRecord {
     ChangeRecord {
         xid: 10,
+        only_for: None,
         event: Event {
             log_id: 1,
             id: "a-1".to_owned(),

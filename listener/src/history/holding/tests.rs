@@ -51,6 +51,7 @@ fn batch(ids: &[i64], reached: u64) -> EventBatch {
         event: Event::fixture(*id),
         oversized: None,
         xid: 5,
+        only_for: None,
     };
     EventBatch {
         window: 1,

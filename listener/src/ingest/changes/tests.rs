@@ -80,7 +80,7 @@ fn event(operation: &str, key: &str) -> (String, Option<String>) {
 #[test]
 fn transaction_that_is_in_the_log_in_part_goes_on_where_it_was_left() {
     let mut first = changes(at(100, None));
-    first.begin(Lsn(200), 0);
+    first.begin((0, Lsn(200)), 0);
     first.message(&relation(b'f')).unwrap();
     for key in ["1", "2", "3"] {
         first.message(&insert(key)).unwrap();
@@ -89,11 +89,11 @@ fn transaction_that_is_in_the_log_in_part_goes_on_where_it_was_left() {
     assert_eq!((batch.len(), saved), (3, at(100, Some((200, 3)))));
     // After a restart, all of it comes again, and what was committed before too.
     let mut second = changes(saved);
-    second.begin(Lsn(90), 0);
+    second.begin((0, Lsn(90)), 0);
     second.message(&relation(b'f')).unwrap();
     second.message(&insert("0")).unwrap();
     second.commit(Lsn(95));
-    second.begin(Lsn(200), 0);
+    second.begin((0, Lsn(200)), 0);
     for key in ["1", "2", "3", "4"] {
         second.message(&insert(key)).unwrap();
     }
@@ -106,7 +106,7 @@ fn transaction_that_is_in_the_log_in_part_goes_on_where_it_was_left() {
 #[test]
 fn deletions_of_a_run_of_updates_of_keys_come_before_its_insertions() {
     let mut changes = changes(at(100, None));
-    changes.begin(Lsn(200), 0);
+    changes.begin((0, Lsn(200)), 0);
     changes.message(&relation(b'f')).unwrap();
     // Each row takes the key of the next.
     for (old, new) in [("1", "2"), ("2", "3")] {
@@ -128,7 +128,7 @@ fn deletions_of_a_run_of_updates_of_keys_come_before_its_insertions() {
 #[test]
 fn update_without_an_image_before_is_one_of_the_same_row() {
     let mut changes = changes(at(100, None));
-    changes.begin(Lsn(200), 0);
+    changes.begin((0, Lsn(200)), 0);
     changes.message(&relation(b'd')).unwrap();
     changes.message(&update(None, "1")).unwrap();
     changes.message(&update(Some((b'K', "1")), "2")).unwrap();
@@ -150,7 +150,7 @@ fn position_follows_the_server_only_while_nothing_is_open_or_unsaved() {
     let mut changes = changes(at(100, None));
     changes.advance(Lsn(150));
     assert_eq!(changes.take().unwrap().1, at(150, None));
-    changes.begin(Lsn(200), 0);
+    changes.begin((0, Lsn(200)), 0);
     changes.advance(Lsn(220));
     changes.message(&relation(b'f')).unwrap();
     changes.message(&insert("1")).unwrap();
@@ -165,12 +165,12 @@ fn position_follows_the_server_only_while_nothing_is_open_or_unsaved() {
 #[test]
 fn table_that_looks_different_is_asked_for_once() {
     let mut first = Changes::new(Catalog::default(), Vec::new(), at(1, None), BTreeSet::new());
-    first.begin(Lsn(200), 0);
+    first.begin((0, Lsn(200)), 0);
     let asked = first.message(&relation(b'f'));
     assert!(matches!(asked, Err(IngestError::CatalogOutdated)));
     let asked = first.into_asked();
     let mut second = Changes::new(Catalog::default(), Vec::new(), at(1, None), asked);
-    second.begin(Lsn(200), 0);
+    second.begin((0, Lsn(200)), 0);
     second.message(&relation(b'd')).unwrap();
     second.message(&insert("1")).unwrap();
     second.commit(Lsn(210));
@@ -187,7 +187,7 @@ fn custom_events_are_messages_of_a_transaction() {
     let mut end = 200;
     let mut send = |transactional, content: &str| {
         end += 10;
-        changes.begin(Lsn(end), 0);
+        changes.begin((0, Lsn(end)), 0);
         changes.custom_event(&LogicalMessage {
             transactional,
             prefix: MESSAGE_PREFIX,
@@ -234,7 +234,7 @@ proptest! {
             let mut session = changes(progress);
             'session: for (n, size) in sizes.iter().enumerate() {
                 let commit = u64::try_from(n * 10 + 10).unwrap();
-                session.begin(Lsn(commit), 0);
+                session.begin((0, Lsn(commit)), 0);
                 session.message(&relation(b'f')).unwrap();
                 for row in 0..*size {
                     session.message(&insert(&format!("{n}{row}"))).unwrap();
@@ -255,7 +255,7 @@ proptest! {
     #[test]
     fn no_message_panics(messages in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..60), 0..6)) {
         let mut changes = changes(at(1, None));
-        changes.begin(Lsn(200), i64::MAX);
+        changes.begin((0, Lsn(200)), i64::MAX);
         let _ = changes.message(&relation(b'f'));
         for message in messages {
             let _ = changes.message(&message);

@@ -4,6 +4,7 @@ use ::queue::{JobState, JobView};
 use ::search::{DeliveryState, Document, MAX_QUERY_BYTES};
 use crds::config::Operation;
 
+use super::backfills::{self, BackfillId, BackfillList, NewBackfill};
 use super::cache::{CacheList, Invalidated};
 use super::dead_letters::{self, DeadLetterPage, LINES};
 use super::endpoint::{Endpoint, Method, schema_of};
@@ -13,6 +14,7 @@ use super::parameters::{Kind, Parameter};
 use super::search::{self, EventPage};
 use super::selection::AffectedCount;
 use super::{cache, events, openapi};
+use crate::backfill::Backfill;
 use crate::dead_letters::admin::DeadLetterDetail;
 
 const JSON: &str = "application/json";
@@ -142,7 +144,7 @@ const CHANGE: Endpoint = Endpoint {
 };
 
 /// All endpoints.
-pub(super) static ENDPOINTS: [Endpoint; 17] = [
+pub(super) static ENDPOINTS: [Endpoint; 21] = [
     Endpoint {
         id: "search",
         path: "/search",
@@ -289,6 +291,45 @@ pub(super) static ENDPOINTS: [Endpoint; 17] = [
         body: Some(cache::body),
         response: schema_of::<Invalidated>,
         run: |call| Box::pin(cache::invalidate(call)),
+        ..CHANGE
+    },
+    Endpoint {
+        id: "listBackfills",
+        path: "/backfills",
+        about: "Lists backfills, the newest first. Not for tokens of a tenant.",
+        tenants: false,
+        response: schema_of::<BackfillList>,
+        run: |call| Box::pin(backfills::list(call)),
+        ..READ
+    },
+    Endpoint {
+        id: "startBackfill",
+        path: "/backfills",
+        about: "Starts to send the rows that a table has, as events of operation `Read`. Not for tokens of a tenant.",
+        tenants: false,
+        body: Some(schema_of::<NewBackfill>),
+        response: schema_of::<Backfill>,
+        run: |call| Box::pin(backfills::start(call)),
+        ..CHANGE
+    },
+    Endpoint {
+        id: "cancelBackfill",
+        path: "/backfills/cancel",
+        about: "Cancels a backfill; what of it is in the change log is still delivered. Not for tokens of a tenant.",
+        tenants: false,
+        body: Some(schema_of::<BackfillId>),
+        response: schema_of::<Backfill>,
+        run: |call| Box::pin(backfills::cancel(call)),
+        ..CHANGE
+    },
+    Endpoint {
+        id: "resumeBackfill",
+        path: "/backfills/resume",
+        about: "Lets a backfill that failed or was cancelled go on after its last row. Not for tokens of a tenant.",
+        tenants: false,
+        body: Some(schema_of::<BackfillId>),
+        response: schema_of::<Backfill>,
+        run: |call| Box::pin(backfills::resume(call)),
         ..CHANGE
     },
     Endpoint {

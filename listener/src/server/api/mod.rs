@@ -5,6 +5,7 @@
 //! What there is, is listed in [`endpoints`]: routes, checks and the `OpenAPI` document follow from that list.
 
 mod auth;
+mod backfills;
 mod cache;
 mod cursor;
 mod dead_letters;
@@ -34,7 +35,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, any, get, post};
 use axum::{Extension, Router};
-use crds::config::{ApiConfig, ListenerConfig};
+use crds::config::{ApiConfig, ListenerConfig, WalSourceConfig};
 use sqlx::PgPool;
 use tokio::sync::{OnceCell, watch};
 
@@ -82,6 +83,8 @@ struct ApiContext {
     listener: Arc<str>,
     observers: watch::Receiver<Arc<Observers>>,
     search: Option<Arc<dyn SearchIndex>>,
+    /// The source of the change log, if it is not filled by triggers.
+    source: Option<Arc<WalSourceConfig>>,
     /// Makes documents of events that the history does not have.
     composer: Arc<Composer>,
     auth: Arc<Auth>,
@@ -144,6 +147,7 @@ impl HttpApi {
                 listener: listener.identity().into(),
                 observers: parts.observers,
                 search: parts.search,
+                source: listener.wal.clone().map(Arc::from),
                 composer: Arc::new(composer(listener)),
                 auth: Arc::new(Auth::new(access, listener, parts.coordination)),
                 searches: Arc::default(),

@@ -34,6 +34,7 @@ fn add_series(metrics: &Metrics) {
         jobs,
         search,
         source,
+        backfill: _,
     } = metrics;
     let JobMetrics {
         enqueued,
@@ -102,7 +103,7 @@ fn metric_names_follow_prometheus_practice() {
         .iter()
         .map(prometheus::proto::MetricFamily::name)
         .collect();
-    assert_eq!(names.len(), 48, "{names:?}");
+    assert_eq!(names.len(), 51, "{names:?}");
     for family in &families {
         let name = family.name();
         let base = name.strip_suffix("_total");

@@ -1,0 +1,379 @@
+//! Backfills of tables that triggers log: pages are read and appended by one statement in the database.
+
+use std::time::Duration;
+
+use ::queue::sql_transaction;
+use backoff::Backoff;
+use pgoutput::SETTINGS;
+use sqlx::error::DatabaseError;
+use sqlx::postgres::types::Oid;
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::table::{KeyedTable, TableError};
+use super::work::{BackfillStore, ClaimedBackfill, PageProgress};
+use crate::database::has_code;
+use crate::telemetry::backfill_metrics::BackfillMetrics;
+
+/// Interval of looks for a backfill to work on.
+pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Backoff of pages that cannot be written.
+const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+
+/// Rows of a page: it begins with the first number, and is to take about [`PAGE_TIME`].
+const FIRST_PAGE: u32 = 500;
+const MAX_PAGE: u32 = 5000;
+const MIN_PAGE: u32 = 10;
+const PAGE_TIME: Duration = Duration::from_millis(200);
+
+/// While the listener is this many events behind, no page is read: the change log is not to grow without bound.
+const MAX_BACKLOG: i64 = 200_000;
+
+/// Pause while it is.
+const BACKLOG_PAUSE: Duration = Duration::from_millis(200);
+
+/// What only a change by a person mends: data exceptions, missing tables and columns, missing rights.
+const PERMANENT: [&str; 3] = ["22", "42", "0A"];
+
+/// Works on backfills, in turn with the other processes of the listener.
+#[derive(Debug)]
+pub(crate) struct Backfiller {
+    /// The backfills.
+    pub(crate) store: BackfillStore,
+    /// Metrics.
+    pub(crate) metrics: BackfillMetrics,
+}
+
+/// Why a page is not written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PageError {
+    /// The database does not answer, or refuses.
+    #[error("{}", ::queue::describe_error(.0))]
+    Database(#[from] sqlx::Error),
+    /// The table cannot be read.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// Nothing logs its changes.
+    #[error(
+        "{0} is not tracked, so changes beside the backfill would be missing: run select observer.track('{0}'), and resume it"
+    )]
+    NotTracked(String),
+    /// The source does not send its changes.
+    #[error(
+        "{table} is not in the publication {publication}, so changes beside the backfill would be missing: add it, as by \
+         alter publication {publication} add table {table}, and resume it"
+    )]
+    NotPublished {
+        /// The table.
+        table: String,
+        /// The publication.
+        publication: String,
+    },
+}
+
+impl PageError {
+    /// Whether it stays as it is until a person does something.
+    pub(crate) fn is_permanent(&self) -> bool {
+        match self {
+            Self::Database(error) | Self::Table(TableError::Database(error)) => {
+                let code = error.as_database_error().and_then(DatabaseError::code);
+                code.is_some_and(|code| PERMANENT.iter().any(|class| code.starts_with(class)))
+            }
+            Self::Table(_) | Self::NotTracked(_) | Self::NotPublished { .. } => true,
+        }
+    }
+}
+
+/// Size and pace of pages.
+#[derive(Debug)]
+pub(crate) struct PagePace {
+    size: u32,
+    rate: Option<u32>,
+    begun: Instant,
+}
+
+impl PagePace {
+    /// Begins with small pages.
+    pub(crate) fn new(rate: Option<u32>) -> Self {
+        Self {
+            size: FIRST_PAGE,
+            rate,
+            begun: Instant::now(),
+        }
+    }
+
+    /// Begins a page, and returns how many rows it may have.
+    pub(crate) fn begin(&mut self) -> u32 {
+        self.begun = Instant::now();
+        // At a low rate, half a second is a page.
+        let most = self.rate.map_or(u32::MAX, |rate| (rate / 2).max(1));
+        self.size.min(most)
+    }
+
+    /// Takes note that the page is read: the next one has as many rows as fit the time.
+    pub(crate) fn read(&mut self) {
+        let took = self.begun.elapsed();
+        if took > PAGE_TIME * 2 {
+            self.size = (self.size / 2).max(MIN_PAGE);
+        } else if took < PAGE_TIME / 2 {
+            self.size = (self.size * 2).min(MAX_PAGE);
+        }
+    }
+
+    /// Ends a page, and returns the pause before the next one.
+    pub(crate) fn end(&self, rows: i64) -> Duration {
+        let rows = u32::try_from(rows).unwrap_or(0);
+        let whole = self
+            .rate
+            .map(|rate| Duration::from_secs(rows.into()) / rate);
+        whole
+            .unwrap_or_default()
+            .saturating_sub(self.begun.elapsed())
+    }
+}
+
+/// Where a backfill is.
+struct Reading {
+    last_key: Option<Vec<String>>,
+    /// The table as it was found for the page before.
+    table: Option<KeyedTable>,
+}
+
+/// How a page ended.
+#[derive(Debug, PartialEq, Eq)]
+enum PageEnd {
+    /// There is another one, after this pause.
+    Next(Duration),
+    /// It was the last, or the backfill is not this process's any more.
+    Over,
+}
+
+impl Backfiller {
+    /// Works until `stop`.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let mut backoff = RETRY;
+        while !stop.is_cancelled() {
+            let worked = stop.run_until_cancelled(Box::pin(self.work())).await;
+            let pause = match worked {
+                None => break,
+                Some(Ok(true)) => {
+                    backoff.reset();
+                    Duration::ZERO
+                }
+                Some(Ok(false)) => LOOK_INTERVAL,
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "cannot look for backfills; retrying");
+                    backoff.next_delay()
+                }
+            };
+            stop.run_until_cancelled(sleep(pause)).await;
+        }
+    }
+
+    /// Works on a backfill until it is over. Returns whether there was one.
+    async fn work(&self) -> Result<bool, sqlx::Error> {
+        let Some(claimed) = self.store.claim().await? else {
+            return Ok(false);
+        };
+        let (id, entity) = (claimed.backfill.id, &*claimed.backfill.entity);
+        tracing::info!(id, entity, "backfilling");
+        let (mut backoff, mut pace) = (RETRY, PagePace::new(claimed.backfill.rate));
+        let mut at = Reading {
+            last_key: claimed.last_key.clone(),
+            table: None,
+        };
+        if let Err(error) = self.estimate(&claimed).await {
+            tracing::debug!(%error, "cannot estimate the rows of a table");
+        }
+        loop {
+            if !wait_for_room(&self.store, &claimed).await? {
+                return Ok(true);
+            }
+            match self.page(&claimed, &mut at, &mut pace).await {
+                Ok(PageEnd::Over) => {
+                    tracing::info!(id, entity, "this backfill is over");
+                    return Ok(true);
+                }
+                Ok(PageEnd::Next(pause)) => {
+                    backoff.reset();
+                    sleep(pause).await;
+                }
+                Err(error) if error.is_permanent() => {
+                    tracing::error!(id, entity, "a backfill has failed: {error}");
+                    self.metrics.failures.inc();
+                    self.store.fail(&claimed, &error.to_string()).await?;
+                    return Ok(true);
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        id,
+                        entity,
+                        "a page of a backfill was not written: {error}; retrying"
+                    );
+                    sleep(backoff.next_delay()).await;
+                    if !self.store.renew(&claimed).await? {
+                        return Ok(true);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn estimate(&self, claimed: &ClaimedBackfill) -> Result<(), PageError> {
+        let mut connection = self.store.pool.acquire().await?;
+        let table = KeyedTable::find(&mut connection, &claimed.backfill.entity).await?;
+        drop(connection);
+        Ok(self.store.estimate(claimed, table.estimated_rows).await?)
+    }
+
+    /// Reads the next page and appends it, in one transaction.
+    async fn page(
+        &self,
+        claimed: &ClaimedBackfill,
+        at: &mut Reading,
+        speed: &mut PagePace,
+    ) -> Result<PageEnd, PageError> {
+        let most = speed.begin();
+        // In a transaction before: what begins after this draws larger ids.
+        let low_id =
+            sqlx::query_scalar("select observer.low_watermark()").fetch_one(&self.store.pool);
+        let low_id: i64 = low_id.await?;
+        let mut tx = begin_read(&self.store.pool, "read write").await?;
+        BackfillStore::begin_page(&mut tx, claimed, Some(low_id)).await?;
+        let page = append(&mut tx, claimed, at, most).await?;
+        let is_own = match self.store.finish_page(&mut tx, claimed, &page).await {
+            // It was cancelled, or taken over.
+            Err(error) if has_code(&error, &["40001"]) => false,
+            moved => moved?,
+        };
+        if !is_own {
+            return Ok(PageEnd::Over);
+        }
+        tx.commit().await?;
+        self.metrics.rows.inc_by(page.rows.unsigned_abs());
+        speed.read();
+        let rest = speed.end(page.rows);
+        if page.is_last {
+            return Ok(PageEnd::Over);
+        }
+        at.last_key = page.last_key.or(at.last_key.take());
+        Ok(PageEnd::Next(rest))
+    }
+}
+
+/// Waits until the listener is not too far behind. Returns false if the backfill is not this process's any more.
+pub(crate) async fn wait_for_room(
+    store: &BackfillStore,
+    claimed: &ClaimedBackfill,
+) -> Result<bool, sqlx::Error> {
+    while store.backlog(&claimed.listener).await? > MAX_BACKLOG {
+        if !store.renew(claimed).await? {
+            return Ok(false);
+        }
+        sleep(BACKLOG_PAUSE).await;
+    }
+    Ok(true)
+}
+
+/// Begins a transaction of one snapshot, in which texts of values are those of the change log, and policies of rows
+/// are an error.
+pub(crate) async fn begin_read(
+    pool: &PgPool,
+    access: &str,
+) -> Result<sqlx::Transaction<'static, sqlx::Postgres>, sqlx::Error> {
+    let begin = format!("begin isolation level repeatable read, {access}");
+    let mut tx = sql_transaction::begin_with(pool, begin).await?;
+    let settings = SETTINGS.into_iter().chain([
+        ("search_path", "pg_catalog"),
+        ("row_security", "off"),
+        ("quote_all_identifiers", "off"),
+        ("jit", "off"),
+    ]);
+    let settings: Vec<String> = settings
+        .map(|(name, value)| format!("set local {name} = '{value}'"))
+        .collect();
+    sqlx::raw_sql(AssertSqlSafe(settings.join(";")))
+        .execute(&mut *tx)
+        .await?;
+    Ok(tx)
+}
+
+/// Appends the next rows to the change log, as the table's triggers would log them.
+async fn append(
+    tx: &mut PgConnection,
+    claimed: &ClaimedBackfill,
+    at: &mut Reading,
+    most: u32,
+) -> Result<PageProgress, PageError> {
+    let backfill = &claimed.backfill;
+    let table = match at.table.take() {
+        Some(table) if table.is_current(tx).await? => table,
+        _ => KeyedTable::find(tx, &backfill.entity).await?,
+    };
+    let tracked = sqlx::query(
+        "select (options ->> 'key')::text[], options ->> 'tenant', observer.visible_columns($1, options)
+         from (select observer.options_of($1)) as o (options) where options is not null",
+    )
+    .bind(Oid(table.oid))
+    .fetch_optional(&mut *tx)
+    .await?;
+    let tracked = tracked.ok_or_else(|| PageError::NotTracked(backfill.entity.clone()))?;
+    let (key, tenant): (Vec<String>, Option<String>) = (tracked.try_get(0)?, tracked.try_get(1)?);
+    let visible: Option<String> = tracked.try_get(2)?;
+    let page = table.page(&backfill.filters, at.last_key.is_none(), None)?;
+    at.table = Some(table);
+    let image = visible.map_or_else(
+        || "row_to_json(t.*)".to_owned(),
+        |columns| format!("(select row_to_json(visible.*) from (select {columns}) visible)"),
+    );
+    let sql = format!(
+        "with page as materialized (
+             select row_number() over () as n, rows.* from (
+                 select {image} as image, {} as last_key {}
+             ) rows
+         ), keyed as (
+             select n, image, observer.key_of(image, $4) as key, observer.field(image, $5) as tenant from page offset 0
+         ), added as (
+             insert into observer.change_log (partition_no, hash, size, operation, entity, key, tenant, new)
+             select (select partition_no from observer.log_partition_state), observer.hash_of(tenant, $6, key),
+                 octet_length(image::text), 'r', $6, key, tenant, image
+             from keyed order by n
+         )
+         select count(*), (select p.last_key from page p order by p.n desc limit 1) from page",
+        page.key, page.from
+    );
+    let values: Vec<&str> = backfill.filters.iter().map(|one| &*one.value).collect();
+    let row = sqlx::query(AssertSqlSafe(sql))
+        .bind(&at.last_key)
+        .bind(values)
+        .bind(i64::from(most))
+        .bind(key)
+        .bind(tenant)
+        .bind(&backfill.entity)
+        .fetch_one(&mut *tx)
+        .await?;
+    let rows: i64 = row.try_get(0)?;
+    Ok(PageProgress {
+        last_key: row.try_get(1)?,
+        rows,
+        is_last: rows < i64::from(most),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_of_a_rate_are_half_a_second_of_it_at_most() {
+        assert_eq!(PagePace::new(None).begin(), FIRST_PAGE);
+        assert_eq!(PagePace::new(Some(100)).begin(), 50);
+        assert_eq!(PagePace::new(Some(1)).begin(), 1);
+        let mut pace = PagePace::new(Some(100));
+        let _rows = pace.begin();
+        let pause = pace.end(50);
+        assert!(pause > Duration::from_millis(400) && pause <= Duration::from_millis(500));
+    }
+}

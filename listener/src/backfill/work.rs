@@ -1,0 +1,210 @@
+//! The work on backfills: who does it, and how far it is, which is saved in the transaction of each page. Writes
+//! `observer.backfill_page`.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, PgPool, Row};
+
+use super::store::{Backfill, COLUMNS, backfill};
+use crate::database::interval;
+
+/// Which backfills are worked on.
+#[derive(Clone, Debug)]
+pub(crate) enum PageScope {
+    /// Those of a listener.
+    Listener(String),
+    /// Those of the listeners of a source.
+    Source(String),
+}
+
+/// A backfill that this process works on.
+#[derive(Clone, Debug)]
+pub(crate) struct ClaimedBackfill {
+    /// What was asked for.
+    pub(crate) backfill: Backfill,
+    /// Its listener.
+    pub(crate) listener: String,
+    /// What its writes carry.
+    pub(crate) epoch: i64,
+    /// Key of the last row in the log.
+    pub(crate) last_key: Option<Vec<String>>,
+}
+
+/// A page that is being written.
+#[derive(Debug)]
+pub(crate) struct PageProgress {
+    /// Key of its last row; nothing if it has none.
+    pub(crate) last_key: Option<Vec<String>>,
+    /// Rows that were read.
+    pub(crate) rows: i64,
+    /// Whether there is no other page.
+    pub(crate) is_last: bool,
+}
+
+/// Backfills that a process works on.
+#[derive(Clone, Debug)]
+pub(crate) struct BackfillStore {
+    pub(crate) pool: PgPool,
+    scope: PageScope,
+    holder: String,
+    lease: Duration,
+}
+
+impl BackfillStore {
+    /// Names the backfills, and this process for people.
+    pub(crate) fn new(pool: PgPool, scope: PageScope, holder: String, lease: Duration) -> Self {
+        Self {
+            pool,
+            scope,
+            holder,
+            lease,
+        }
+    }
+
+    /// Claims the oldest one that is not over, unless another process works on it. One listener has one at a time, and
+    /// none before all its shards have a position: what is read then lies after it.
+    pub(crate) async fn claim(&self) -> Result<Option<ClaimedBackfill>, sqlx::Error> {
+        let (scope, name) = match &self.scope {
+            PageScope::Listener(name) => ("b.listener = $1", name),
+            PageScope::Source(name) => (
+                "b.listener in (select unnest(s.listeners) from observer.source s where s.name = $1)",
+                name,
+            ),
+        };
+        let sql = format!(
+            "update observer.backfill u
+             set state = 'Running', epoch = epoch + 1, holder = $2, expires_at = clock_timestamp() + $3,
+                 started_at = coalesce(started_at, clock_timestamp())
+             where id = (
+                 select b.id from observer.backfill b
+                 where {scope} and b.state in ('Pending', 'Running')
+                   and exists (select from observer.checkpoint c where c.listener = b.listener)
+                 order by b.id limit 1)
+               and state in ('Pending', 'Running')
+               and (holder = $2 or expires_at < clock_timestamp() or state = 'Pending')
+             returning {COLUMNS}"
+        );
+        let row = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .bind(name)
+            .bind(&self.holder)
+            .bind(interval(self.lease))
+            .fetch_optional(&self.pool)
+            .await?;
+        let claimed = |row: &PgRow| -> Result<ClaimedBackfill, sqlx::Error> {
+            Ok(ClaimedBackfill {
+                backfill: backfill(row)?,
+                last_key: row.try_get(12)?,
+                epoch: row.try_get(13)?,
+                listener: row.try_get(14)?,
+            })
+        };
+        row.as_ref().map(claimed).transpose()
+    }
+
+    /// Records what the planner estimates.
+    pub(crate) async fn estimate(
+        &self,
+        claimed: &ClaimedBackfill,
+        rows: i64,
+    ) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "update observer.backfill set estimated_rows = $2 where id = $1 and state = 'Running'",
+        )
+        .bind(claimed.backfill.id)
+        .bind(rows)
+        .execute(&self.pool)
+        .await
+        .map(drop)
+    }
+
+    /// Ends one that a person has to see to.
+    pub(crate) async fn fail(
+        &self,
+        claimed: &ClaimedBackfill,
+        why: &str,
+    ) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "update observer.backfill set state = 'Failed', error = $3, finished_at = clock_timestamp()
+             where id = $1 and epoch = $2 and state = 'Running'",
+        )
+        .bind(claimed.backfill.id)
+        .bind(claimed.epoch)
+        .bind(why)
+        .execute(&self.pool)
+        .await
+        .map(drop)
+    }
+
+    /// Renews the lease of one while it waits. Returns whether it is still this process's.
+    pub(crate) async fn renew(&self, claimed: &ClaimedBackfill) -> Result<bool, sqlx::Error> {
+        let renewed = sqlx::query(
+            "update observer.backfill set expires_at = clock_timestamp() + $3
+             where id = $1 and epoch = $2 and state = 'Running'",
+        )
+        .bind(claimed.backfill.id)
+        .bind(claimed.epoch)
+        .bind(interval(self.lease))
+        .execute(&self.pool)
+        .await?;
+        Ok(renewed.rows_affected() > 0)
+    }
+
+    /// Names the transaction as that of a page. With a low id, its rows are compared with what its snapshot has not
+    /// seen.
+    pub(crate) async fn begin_page(
+        connection: &mut PgConnection,
+        claimed: &ClaimedBackfill,
+        low_id: Option<i64>,
+    ) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "insert into observer.backfill_page (xid, listener, observer, snapshot, low_id)
+             values (pg_current_xact_id(), $1, $2, case when $3::bigint is not null then pg_current_snapshot() end, $3)",
+        )
+        .bind(&claimed.listener)
+        .bind(&claimed.backfill.observer)
+        .bind(low_id)
+        .execute(connection)
+        .await
+        .map(drop)
+    }
+
+    /// Moves a backfill on, in the transaction of its page. Returns false if it is not this process's any more, or over:
+    /// then nothing may be committed.
+    pub(crate) async fn finish_page(
+        &self,
+        connection: &mut PgConnection,
+        claimed: &ClaimedBackfill,
+        page: &PageProgress,
+    ) -> Result<bool, sqlx::Error> {
+        let moved = sqlx::query(
+            "update observer.backfill
+             set last_key = coalesce($3, last_key), rows_read = rows_read + $4,
+                 expires_at = clock_timestamp() + $5,
+                 state = case when $6 then 'Completed' else state end,
+                 finished_at = case when $6 then clock_timestamp() end
+             where id = $1 and epoch = $2 and state = 'Running'",
+        )
+        .bind(claimed.backfill.id)
+        .bind(claimed.epoch)
+        .bind(&page.last_key)
+        .bind(page.rows)
+        .bind(interval(self.lease))
+        .bind(page.is_last)
+        .execute(connection)
+        .await?;
+        Ok(moved.rows_affected() > 0)
+    }
+
+    /// Returns by how many events the listener is behind the end of the log, about.
+    pub(crate) async fn backlog(&self, listener: &str) -> Result<i64, sqlx::Error> {
+        sqlx::query_scalar(
+            "select (select case when is_called then last_value else 0 end from observer.change_log_id)
+                 - coalesce(min(case when window_snapshot is null then base_high_id else last_id end), 0)
+             from observer.checkpoint where listener = $1",
+        )
+        .bind(listener)
+        .fetch_one(&self.pool)
+        .await
+    }
+}

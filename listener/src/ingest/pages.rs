@@ -1,0 +1,390 @@
+//! Pages of backfills, read from the source's database while its write-ahead log is read.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backoff::Backoff;
+use chrono::{DateTime, Utc};
+use crds::config::WalSourceConfig;
+use pgoutput::{Column, Identity, Relation, Value};
+use pgwire_replication::Lsn;
+use sqlx::postgres::types::Oid;
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep};
+
+use super::catalog::Catalog;
+use super::connection::catalog_pool;
+use super::error::IngestError;
+use super::store::LogRow;
+use super::table_plan::TablePlan;
+use crate::backfill::{
+    BackfillStore, ClaimedBackfill, KeyedTable, LOOK_INTERVAL, PageError, PagePace, PageProgress,
+    begin_read, wait_for_room,
+};
+use crate::capture::snapshot::Snapshot;
+use crate::telemetry::backfill_metrics::BackfillMetrics;
+
+/// Pause before a page is read again whose snapshot did not see what was read before it.
+const UNSEEN_PAUSE: Duration = Duration::from_millis(200);
+
+/// Longest time from when a commit is on the disk until it is seen, if it waits for nothing.
+const SEEN_AT_ONCE: Duration = Duration::from_secs(2);
+
+/// Backoff of pages that cannot be read.
+const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+
+/// Bytes of a page's texts after which it ends: they wait in memory.
+const MAX_BYTES: usize = 16 << 20;
+
+/// A page of rows that waits to be appended.
+#[derive(Debug)]
+pub(crate) struct Page {
+    /// The backfill.
+    pub(crate) claimed: ClaimedBackfill,
+    /// What it has seen.
+    pub(crate) snapshot: Snapshot,
+    /// All that it has seen was written before this.
+    pub(crate) end: Lsn,
+    /// Its rows.
+    pub(crate) rows: Vec<LogRow>,
+    /// The backfill after it.
+    pub(crate) progress: PageProgress,
+}
+
+/// What became of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PageEnd {
+    /// It is in the log.
+    Appended,
+    /// It is to be read again.
+    Discarded,
+    /// The backfill is not this process's any more, or over.
+    Over,
+}
+
+/// What is asked of the reader of the log.
+#[derive(Debug)]
+pub(crate) enum PageRequest {
+    /// To take note of changes of this table from now on.
+    Begin(Arc<str>, oneshot::Sender<()>),
+    /// To append a page when it has read so far.
+    Append(Box<Page>, oneshot::Sender<PageEnd>),
+}
+
+/// Reads pages of the backfills of a source.
+#[derive(Debug)]
+pub(crate) struct PageReader {
+    /// The source.
+    pub(crate) source: WalSourceConfig,
+    /// Its backfills.
+    pub(crate) store: BackfillStore,
+    /// The reader of the log.
+    pub(crate) requests: mpsc::Sender<PageRequest>,
+    /// Metrics.
+    pub(crate) metrics: BackfillMetrics,
+}
+
+/// A table as its rows are logged.
+struct LoggedTable {
+    table: KeyedTable,
+    plan: TablePlan,
+    /// Texts of its columns, as SQL selects them.
+    columns: String,
+    /// Which rows are published.
+    condition: Option<String>,
+}
+
+/// What of a table is published: names, types and texts of its columns, and a condition.
+const PUBLISHED: &str = "
+    select p.published ->> 'rowfilter',
+           array_agg(a.attname::text order by a.attnum), array_agg(a.atttypid order by a.attnum),
+           -- concat gives a value's own text, where a cast may give another
+           string_agg(format('case when t.%1$I is distinct from null then concat(t.%1$I) end', a.attname), ', '
+               order by a.attnum),
+           n.nspname::text, c.relname::text
+    from pg_class c
+    join pg_namespace n on n.oid = c.relnamespace
+    join (select to_jsonb(t.*) as published from pg_publication_tables t where t.pubname = $2) p
+        on p.published ->> 'schemaname' = n.nspname and p.published ->> 'tablename' = c.relname
+    join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+        and (jsonb_typeof(p.published -> 'attnames') is distinct from 'array'
+            or p.published -> 'attnames' ? a.attname::text)
+        and (a.attgenerated = '' or current_setting('server_version_num')::integer >= 180000
+            and jsonb_typeof(p.published -> 'attnames') = 'array')
+    where c.oid = $1
+    group by p.published, n.nspname, c.relname";
+
+/// Transactions that the session before this one may have read and that snapshots do not see yet: a commit is sent
+/// when it is on the disk, and seen when the standbys have it that it waits for.
+#[derive(Debug)]
+struct UnseenBefore {
+    /// When the session began.
+    session_at: Instant,
+    /// The first that began later, once that is known.
+    since: Option<u64>,
+    /// Whether commits wait for standbys. Otherwise they are seen at once, but for a process that gets no time.
+    is_waited_for: bool,
+    is_over: bool,
+}
+
+impl Default for UnseenBefore {
+    fn default() -> Self {
+        Self {
+            session_at: Instant::now(),
+            since: None,
+            is_waited_for: true,
+            is_over: false,
+        }
+    }
+}
+
+impl UnseenBefore {
+    /// Looks at what is open now, once in a session.
+    async fn look(&mut self, pool: &PgPool) -> Result<(), IngestError> {
+        if self.since.is_some() {
+            return Ok(());
+        }
+        let (since, is_waited_for): (String, bool) = sqlx::query_as(
+            "select pg_snapshot_xmax(pg_current_snapshot())::text, current_setting('synchronous_standby_names') <> ''",
+        )
+        .fetch_one(pool)
+        .await
+        .map_err(IngestError::Catalog)?;
+        self.since = since.parse().ok();
+        self.is_waited_for = is_waited_for;
+        Ok(())
+    }
+
+    /// Whether there may be one that a snapshot does not see.
+    fn may_be(&mut self, snapshot: &Snapshot) -> bool {
+        self.is_over |= self.since.is_some_and(|since| snapshot.xmin() >= since)
+            || !self.is_waited_for && self.session_at.elapsed() >= SEEN_AT_ONCE;
+        !self.is_over
+    }
+}
+
+impl PageReader {
+    /// Works on backfills. Does not end.
+    pub(crate) async fn run(self) {
+        let mut backoff = RETRY;
+        let mut unseen = UnseenBefore::default();
+        loop {
+            let pause = match Box::pin(self.work(&mut unseen)).await {
+                Ok(true) => {
+                    backoff.reset();
+                    Duration::ZERO
+                }
+                Ok(false) => LOOK_INTERVAL,
+                Err(error) => {
+                    tracing::debug!(%error, "cannot work on backfills; retrying");
+                    backoff.next_delay()
+                }
+            };
+            sleep(pause).await;
+        }
+    }
+
+    /// Works on a backfill until it is over. Returns whether there was one.
+    async fn work(&self, unseen: &mut UnseenBefore) -> Result<bool, IngestError> {
+        let Some(claimed) = self.store.claim().await.map_err(IngestError::Log)? else {
+            return Ok(false);
+        };
+        let pool = catalog_pool(&self.source.database_url)?;
+        let result = self.backfill(&claimed, &pool, unseen).await;
+        pool.close().await;
+        result.map(|()| true)
+    }
+
+    async fn backfill(
+        &self,
+        claimed: &ClaimedBackfill,
+        pool: &PgPool,
+        unseen: &mut UnseenBefore,
+    ) -> Result<(), IngestError> {
+        unseen.look(pool).await?;
+        let (id, entity) = (claimed.backfill.id, &*claimed.backfill.entity);
+        tracing::info!(id, entity, "backfilling");
+        let (mut claimed, mut table) = (claimed.clone(), None);
+        let (mut speed, mut backoff) = (PagePace::new(claimed.backfill.rate), RETRY);
+        while wait_for_room(&self.store, &claimed)
+            .await
+            .map_err(IngestError::Log)?
+        {
+            let most = speed.begin();
+            let (told, noted) = oneshot::channel();
+            let begin = PageRequest::Begin(Arc::from(entity), told);
+            if self.requests.send(begin).await.is_err() || noted.await.is_err() {
+                return Ok(());
+            }
+            let page = match self.read(&claimed, &mut table, (pool, most)).await {
+                Ok(page) => page,
+                Err(error) if error.is_permanent() => return self.fail(&claimed, &error).await,
+                Err(error) => {
+                    tracing::warn!(
+                        id,
+                        entity,
+                        "a page of a backfill was not read: {error}; retrying"
+                    );
+                    sleep(backoff.next_delay()).await;
+                    continue;
+                }
+            };
+            speed.read();
+            backoff.reset();
+            let (rows, is_last) = (page.progress.rows, page.progress.is_last);
+            let last_key = page.progress.last_key.clone();
+            let ended = if unseen.may_be(&page.snapshot) {
+                Some(PageEnd::Discarded)
+            } else {
+                self.append(page).await
+            };
+            match ended {
+                None => return Ok(()),
+                Some(PageEnd::Over) => break,
+                Some(PageEnd::Discarded) => sleep(UNSEEN_PAUSE).await,
+                Some(PageEnd::Appended) => {
+                    self.metrics.rows.inc_by(rows.unsigned_abs());
+                    claimed.last_key = last_key.or(claimed.last_key);
+                    if is_last {
+                        break;
+                    }
+                    sleep(speed.end(rows)).await;
+                }
+            }
+        }
+        tracing::info!(id, entity, "this backfill is over");
+        Ok(())
+    }
+
+    async fn fail(&self, claimed: &ClaimedBackfill, error: &PageError) -> Result<(), IngestError> {
+        let (id, entity) = (claimed.backfill.id, &claimed.backfill.entity);
+        tracing::error!(id, entity, "a backfill has failed: {error}");
+        self.metrics.failures.inc();
+        let failed = self.store.fail(claimed, &error.to_string()).await;
+        failed.map_err(IngestError::Log)
+    }
+
+    /// Has a page appended; nothing if the reader of the log has ended.
+    async fn append(&self, page: Page) -> Option<PageEnd> {
+        let (told, end) = oneshot::channel();
+        let request = PageRequest::Append(Box::new(page), told);
+        self.requests.send(request).await.ok()?;
+        end.await.ok()
+    }
+
+    /// Reads the next page.
+    async fn read(
+        &self,
+        claimed: &ClaimedBackfill,
+        known: &mut Option<LoggedTable>,
+        (pool, most): (&PgPool, u32),
+    ) -> Result<Page, PageError> {
+        let mut tx = begin_read(pool, "read only").await?;
+        let table = match known.take() {
+            Some(table) if table.table.is_current(&mut tx).await? => table,
+            _ => self.table(&mut tx, &claimed.backfill.entity).await?,
+        };
+        let table = known.insert(table);
+        if claimed.backfill.estimated_rows.is_none() {
+            self.store
+                .estimate(claimed, table.table.estimated_rows)
+                .await?;
+        }
+        let backfill = &claimed.backfill;
+        let is_first = claimed.last_key.is_none();
+        let condition = table.condition.as_deref();
+        let select = table.table.page(&backfill.filters, is_first, condition)?;
+        let sql = format!(
+            "select {}, array[{}]::text[] {}",
+            select.key, table.columns, select.from
+        );
+        let values: Vec<&str> = backfill.filters.iter().map(|one| &*one.value).collect();
+        let found = sqlx::query(AssertSqlSafe(sql))
+            .bind(&claimed.last_key)
+            .bind(values)
+            .bind(i64::from(most))
+            .fetch_all(&mut *tx)
+            .await?;
+        // After the snapshot was taken, so that all it sees is before.
+        let (snapshot, end, at): (String, String, DateTime<Utc>) = sqlx::query_as(
+            "select pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text, transaction_timestamp()",
+        )
+        .fetch_one(&mut *tx)
+        .await?;
+        tx.rollback().await?;
+        let decoded = |error: Box<dyn std::error::Error + Send + Sync>| sqlx::Error::Decode(error);
+        let (mut rows, mut last_key, mut bytes) = (Vec::with_capacity(found.len()), None, 0);
+        for row in &found {
+            let texts: Vec<Option<String>> = row.try_get(1)?;
+            bytes += texts.iter().flatten().map(String::len).sum::<usize>();
+            let values = texts.iter().map(|text| match text {
+                Some(text) => Value::Text(text),
+                None => Value::Null,
+            });
+            let image = table.plan.new_image(&values.collect(), None);
+            rows.push(LogRow {
+                operation: 'r',
+                entity: Arc::clone(&table.plan.entity),
+                key: image.key,
+                tenant: image.tenant,
+                occurred_at: at,
+                old: None,
+                new: Some(image.json),
+            });
+            last_key = Some(row.try_get(0)?);
+            if bytes > MAX_BYTES {
+                break;
+            }
+        }
+        Ok(Page {
+            claimed: claimed.clone(),
+            snapshot: snapshot.parse().map_err(|error| decoded(Box::new(error)))?,
+            end: Lsn::parse(&end).map_err(|error| decoded(Box::new(error)))?,
+            progress: PageProgress {
+                last_key,
+                rows: i64::try_from(rows.len()).unwrap_or(i64::MAX),
+                is_last: found.len() < usize::try_from(most).unwrap_or(usize::MAX)
+                    && rows.len() == found.len(),
+            },
+            rows,
+        })
+    }
+
+    /// Reads how rows of a table are logged.
+    async fn table(&self, tx: &mut PgConnection, name: &str) -> Result<LoggedTable, PageError> {
+        let table = KeyedTable::find(tx, name).await?;
+        let publication = &self.source.publication;
+        let row = sqlx::query(PUBLISHED)
+            .bind(Oid(table.oid))
+            .bind(publication)
+            .fetch_optional(&mut *tx)
+            .await?;
+        let row = row.ok_or_else(|| PageError::NotPublished {
+            table: name.to_owned(),
+            publication: publication.clone(),
+        })?;
+        let (names, types): (Vec<String>, Vec<Oid>) = (row.try_get(1)?, row.try_get(2)?);
+        let columns = names.into_iter().zip(types);
+        let relation = Relation {
+            id: table.oid,
+            schema: row.try_get(4)?,
+            name: row.try_get(5)?,
+            identity: Identity::Full,
+            columns: columns
+                .map(|(name, of_type)| Column {
+                    is_key: true,
+                    name,
+                    type_id: of_type.0,
+                })
+                .collect(),
+        };
+        let catalog = Catalog::read_by(tx, publication).await?;
+        Ok(LoggedTable {
+            plan: TablePlan::new(&relation, &catalog, &self.source.tables),
+            columns: row.try_get(3)?,
+            condition: row.try_get(0)?,
+            table,
+        })
+    }
+}

@@ -1,0 +1,474 @@
+//! Backfills of tables that triggers log.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::{Value, json};
+use testkit::http_sink::{Behaviour, Sink};
+use testkit::seed::seed;
+
+use crate::support::backfills::{ALL_OPERATIONS, backfill, never_older, start};
+use crate::support::fleet::{LONG_LEASE, SHORT_LEASE, files};
+use crate::support::listener::{Config, Process, observer};
+use crate::support::told::{keys_of, told};
+use crate::support::writers::{Writers, make_table};
+use crate::support::{TestDb, amounts_to, database, eventually};
+
+fn reading(entity: &str, name: &str, sink: &Sink, path: &str) -> String {
+    observer(name, entity, &sink.url(path), "")
+        .replace("[Insert, Update, Delete, Truncate, Custom]", ALL_OPERATIONS)
+}
+
+/// A listener of the counters that is told what is read, too.
+fn counters(url: &str, spec: &str, sink: &Sink) -> Config {
+    let config = files(url, spec, sink, "/");
+    config.change("[Insert, Update, Delete, Truncate, Custom]", ALL_OPERATIONS);
+    config
+}
+
+async fn read_rows(db: &TestDb) -> i64 {
+    db.value("select count(*) from observer.change_log where operation = 'r'")
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_sent_as_they_are_logged_and_to_whom_they_are_for() {
+    let db = database().await;
+    db.run(
+        "create table items (org text, id int, secret text, price numeric, primary key (org, id));
+         select observer.track('items', tenant => 'org', exclude => '{secret}');
+         insert into items select o, n, 'hidden', n * 1.50 from unnest('{a,b}'::text[]) o, generate_series(1, 700) n;
+         truncate observer.change_log",
+    )
+    .await;
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let observers = reading("public.items", "first", &sink, "/first")
+        + &reading("public.items", "second", &sink, "/second");
+    let config = Config::new(&db.url, LONG_LEASE, &observers);
+    let mut process = Process::run(&config);
+    process.says("running").await;
+    let other = Config::new(
+        &db.url,
+        LONG_LEASE,
+        &reading("public.items", "third", &sink, "/third"),
+    );
+    other.change("metadata: {name: test}", "metadata: {name: other}");
+    let mut of_other = Process::run(&other);
+    of_other.says("running").await;
+
+    let end = start(&config, &["--table", "public.items", "--where", "id<=600"]).await;
+    assert_eq!(
+        (&end["state"], &end["rowsRead"]),
+        (&json!("Completed"), &json!(1200))
+    );
+    keys_of(&sink, "/first", 1200).await;
+    keys_of(&sink, "/second", 1200).await;
+    let bodies: Vec<Value> = told(&sink)
+        .into_iter()
+        .filter(|one| one.path == "/first")
+        .map(|one| one.body)
+        .collect();
+    let keys: BTreeSet<String> = bodies.iter().map(|body| body["key"].to_string()).collect();
+    assert_eq!(keys.len(), 1200, "each row once");
+    let one = bodies
+        .iter()
+        .find(|body| body["key"] == "[\"b\", 2]")
+        .unwrap();
+    let row: Value = serde_json::from_str(r#"{"org": "b", "id": 2, "price": 3.00}"#).unwrap();
+    assert_eq!(
+        (
+            &one["operation"],
+            &one["tenant"],
+            &one["old"],
+            &one["new"],
+            &one["changed"]
+        ),
+        (&json!("Read"), &json!("b"), &Value::Null, &row, &json!([]))
+    );
+
+    let only = [
+        "--table",
+        "public.items",
+        "--where",
+        "org=a",
+        "--where",
+        "id>690",
+        "--observer",
+        "second",
+    ];
+    let end = start(&config, &only).await;
+    assert_eq!(end["rowsRead"], json!(10));
+    keys_of(&sink, "/second", 1210).await;
+    // What comes after it shows that nothing was sent to others.
+    db.run("insert into items values ('z', 1)").await;
+    for (path, count) in [("/first", 1201), ("/second", 1211), ("/third", 1)] {
+        assert_eq!(keys_of(&sink, path, count).await.len(), count, "{path}");
+    }
+    let same: i64 = db
+        .value(
+            "select count(*) from observer.change_log r join items t on r.key = json_build_array(t.org, t.id)::text
+             where r.operation = 'r' and r.tenant = t.org and r.hash = observer.hash_of(t.org, 'public.items', r.key)
+               and r.size = octet_length(r.new::text)
+               and r.new::text = (select row_to_json(v.*)::text from (select t.org, t.id, t.price) v)",
+        )
+        .await;
+    assert_eq!(same, 1210, "as by the triggers");
+    process.stop().await;
+    of_other.stop().await;
+}
+
+/// Lets time pass between the snapshot of a page and its commit.
+const SLOW_PAGES: &str = "
+    create function slow() returns trigger language plpgsql as $$
+    begin
+        if new.rows_read > old.rows_read then perform pg_sleep(0.03); end if;
+        return new;
+    end $$;
+    create trigger slow before update on observer.backfill for each row execute function slow()";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_change_meanwhile_are_never_older() {
+    let (db, seed) = (database().await, seed());
+    make_table(&db.pool).await;
+    db.run(SLOW_PAGES).await;
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let config = counters(&db.url, LONG_LEASE, &sink);
+    let process = Process::run(&config);
+    let writers = Writers::start(&db.url, 6, seed);
+    sink.arrived(50).await;
+    for _ in 0..12 {
+        let end = start(&config, &["--table", "public.kv"]).await;
+        assert_eq!(end["state"], "Completed");
+    }
+    writers.stop().await;
+    let end = start(&config, &["--table", "public.kv"]).await;
+    assert_eq!(end["rowsRead"], 41);
+    crate::support::all_is_behind(&db).await;
+    let reads = never_older(&sink);
+    assert_eq!(
+        reads.len(),
+        41,
+        "without writers, nothing is left out: {reads:?}"
+    );
+    let all: usize = reads.values().sum();
+    let logged = usize::try_from(read_rows(&db).await).unwrap();
+    assert!(
+        all < logged,
+        "some of {logged} rows were passed over, {all} were not"
+    );
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backfill_goes_on_after_kills_and_repeats_no_row() {
+    let (db, seed) = (database().await, seed());
+    let mut random = StdRng::seed_from_u64(seed);
+    make_table(&db.pool).await;
+    db.run("insert into kv select n, 0 from generate_series(2000, 21999) n")
+        .await;
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let config = counters(&db.url, SHORT_LEASE, &sink);
+    config.change("  database:\n", "  startAt: Now\n  database:\n");
+    let mut first = Process::run(&config);
+    first.says("running").await;
+    backfill(
+        &config,
+        &[
+            "start",
+            "--yes",
+            "--detach",
+            "--table",
+            "public.kv",
+            "--rate",
+            "8000",
+        ],
+    )
+    .await
+    .ok();
+    let writers = Writers::start(&db.url, 3, seed);
+    let mut process = first;
+    for _ in 0..4 {
+        let before = read_rows(&db).await;
+        let more = random.random_range(1..3000);
+        eventually("the backfill goes on", async || {
+            (read_rows(&db).await >= (before + more).min(20_000)).then_some(())
+        })
+        .await;
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..100))).await;
+        process.kill().await;
+        process = Process::run(&config);
+    }
+    let state = "select state from observer.backfill";
+    eventually("the backfill is completed", async || {
+        (db.value::<String>(state).await == "Completed").then_some(())
+    })
+    .await;
+    writers.stop().await;
+    crate::support::all_is_behind(&db).await;
+    let twice: i64 = db
+        .value(
+            "select count(*) from (select from observer.change_log where operation = 'r'
+                                   group by key having count(*) > 1) twice",
+        )
+        .await;
+    assert_eq!(twice, 0, "each row is in the log once");
+    assert!(read_rows(&db).await >= 20_040);
+    let reads = never_older(&sink);
+    assert_eq!(reads.keys().filter(|key| **key >= 2000).count(), 20_000);
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_all_kinds_are_paged_by() {
+    const KINDS: [(&str, &str); 15] = [
+        ("bigint", "n"),
+        ("numeric", "n / 3.0"),
+        (
+            "float8",
+            "case n when 7 then 'NaN'::float8 when 8 then '-Infinity' else n / 3.0 end",
+        ),
+        (
+            "text",
+            "case n % 3 when 0 then 'é' when 1 then '\"' else ' ' end || n",
+        ),
+        ("citext", "chr(65 + n % 26) || chr(97 + n % 25) || n"),
+        ("char(8)", "n::text"),
+        ("varchar(20)", "n || '.'"),
+        ("uuid", "md5(n::text)::uuid"),
+        (
+            "timestamptz",
+            "'2024-03-31 00:00+00'::timestamptz + n * interval '1.000001 min'",
+        ),
+        ("interval", "n * interval '25 hours 0.5 s'"),
+        ("bytea", "decode(md5(n::text), 'hex')"),
+        ("inet", "'10.0.0.0'::inet + n"),
+        ("int4range", "int4range(n, n + 2)"),
+        ("int[]", "array[n % 7, n]"),
+        ("small", "n"),
+    ];
+    let db = database().await;
+    db.run(
+        "create extension if not exists citext; create domain small as int check (value > 0);
+         set datestyle = 'SQL, DMY'",
+    )
+    .await;
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let mut observers = String::new();
+    for (n, (kind, value)) in KINDS.iter().enumerate() {
+        db.run(&format!(
+            "create table \"T {n}\" (k {kind} primary key, n int); select observer.track('\"T {n}\"');
+             insert into \"T {n}\" select {value}, n from generate_series(1, 1300) n"
+        ))
+        .await;
+        observers += &reading(&format!("public.T {n}"), &format!("t{n}"), &sink, "/");
+    }
+    db.run("do $$ begin execute format('alter database %I set datestyle = ''SQL, DMY''', current_database()); end $$")
+        .await;
+    let config = Config::new(&db.url, LONG_LEASE, &observers);
+    config.change("  database:\n", "  startAt: Now\n  database:\n");
+    let mut process = Process::run(&config);
+    process.says("running").await;
+    for (n, (kind, _)) in KINDS.iter().enumerate() {
+        let end = start(&config, &["--table", &format!("public.T {n}")]).await;
+        assert_eq!(
+            (&end["state"], &end["rowsRead"]),
+            (&json!("Completed"), &json!(1300)),
+            "{kind}"
+        );
+    }
+    let missing: i64 = db
+        .value(
+            "select count(*) from generate_series(0, 14) t, generate_series(1, 1300) n
+             where not exists (select from observer.change_log where entity = 'public.T ' || t and (new ->> 'n')::int = n
+                               and operation = 'r')",
+        )
+        .await;
+    assert_eq!(missing, 0);
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_backfilled_says_so_with_the_remedy() {
+    let db = database().await;
+    db.run(
+        "create table plain (n int); select observer.track('plain', key => '{n}');
+         create table untracked (id int primary key); insert into untracked values (1);
+         create table parts (id int primary key) partition by range (id);
+         create table parts_1 partition of parts for values from (0) to (10);
+         create view seen as select 1 as id; insert into parts values (1), (2); select observer.track('parts')",
+    )
+    .await;
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let tables = ["plain", "untracked", "parts", "parts_1", "seen"];
+    let observers: String = tables
+        .iter()
+        .map(|table| {
+            reading(
+                &format!("public.{table}"),
+                &table.replace('_', "-"),
+                &sink,
+                "/",
+            )
+        })
+        .collect();
+    let deaf = observer("deaf", "public.orders", &sink.url("/"), "");
+    let config = Config::new(&db.url, LONG_LEASE, &(observers + &deaf));
+    let mut process = Process::run(&config);
+    process.says("running").await;
+    let says = async |args: &[&str], text: &str| {
+        let args = [&["start", "--yes"], args].concat();
+        let ended = backfill(&config, &args).await;
+        let said = ended.said();
+        assert!(said.contains(text), "{args:?}: {said}");
+    };
+    says(&["--table", "public.plain"], "has no primary key").await;
+    says(&["--table", "public.parts_1"], "is a partition").await;
+    says(&["--table", "public.seen"], "is not a table").await;
+    says(
+        &["--table", "public.none"],
+        "no observer of the listener watches Read",
+    )
+    .await;
+    says(
+        &["--table", "public.orders"],
+        "add Read to spec.events.operations",
+    )
+    .await;
+    says(
+        &["--table", "public.parts", "--observer", "none"],
+        "runs no observer default/none",
+    )
+    .await;
+    says(
+        &["--table", "public.parts", "--where", "x=1"],
+        "has no column x",
+    )
+    .await;
+    says(
+        &["--table", "public.parts", "--where", "x"],
+        "write a column, one of",
+    )
+    .await;
+    says(
+        &["--table", "public.parts", "--where", "id=one"],
+        "invalid input syntax",
+    )
+    .await;
+    says(
+        &["--table", "public.untracked"],
+        "observer.track('public.untracked')",
+    )
+    .await;
+    let unsure = backfill(&config, &["start", "--table", "public.parts"]).await;
+    assert!(unsure.said().contains("add --yes"), "{}", unsure.said());
+
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_failed_or_was_cancelled_goes_on_where_it_was() {
+    let db = database().await;
+    db.run(
+        "create table later (id int primary key); insert into later values (1);
+         create table parts (id int primary key) partition by range (id);
+         create table parts_1 partition of parts for values from (0) to (10);
+         insert into parts values (1), (2); select observer.track('parts');
+         create table uniquely (a int not null, b text not null, unique (a, b)); insert into uniquely values (1, 'x');
+         select observer.track('uniquely', key => '{a,b}')",
+    )
+    .await;
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let observers: String = ["later", "parts", "uniquely"]
+        .iter()
+        .map(|table| reading(&format!("public.{table}"), table, &sink, "/"))
+        .collect();
+    let config = Config::new(&db.url, LONG_LEASE, &observers);
+    let mut process = Process::run(&config);
+    process.says("running").await;
+    let said = backfill(&config, &["start", "--yes", "--table", "public.later"])
+        .await
+        .said();
+    assert!(said.contains("observer.track('public.later')"), "{said}");
+    db.run("select observer.track('later')").await;
+    let id = db
+        .value::<i64>("select max(id) from observer.backfill where entity = 'public.later'")
+        .await
+        .to_string();
+    backfill(&config, &["resume", &id]).await.ok();
+    amounts_to("rows", 1, async || read_rows(&db).await.unsigned_abs()).await;
+    for table in ["public.parts", "public.uniquely"] {
+        let end = start(&config, &["--table", table]).await;
+        assert_eq!(end["state"], "Completed", "{table}");
+    }
+    assert_eq!(read_rows(&db).await, 4);
+    let again = backfill(&config, &["resume", &id]).await.said();
+    assert!(
+        again.contains("is Completed, so there is nothing to do"),
+        "{again}"
+    );
+    let unknown = backfill(&config, &["cancel", "999"]).await.said();
+    assert!(unknown.contains("has no backfill 999"), "{unknown}");
+
+    // One that is slow can be cancelled, and goes on where it was.
+    db.run("insert into parts select generate_series(3, 9)")
+        .await;
+    backfill(
+        &config,
+        &[
+            "start",
+            "--yes",
+            "--detach",
+            "--table",
+            "public.parts",
+            "--rate",
+            "2",
+        ],
+    )
+    .await
+    .ok();
+    let before = read_rows(&db).await;
+    eventually("it has begun", async || {
+        (read_rows(&db).await > before).then_some(())
+    })
+    .await;
+    let id = db
+        .value::<i64>("select max(id) from observer.backfill")
+        .await
+        .to_string();
+    backfill(&config, &["cancel", &id]).await.ok();
+    let list = backfill(&config, &["list"]).await.ok();
+    assert!(list.contains("Cancelled"), "{list}");
+    backfill(&config, &["resume", &id]).await.ok();
+    amounts_to("rows", 4 + 9, async || read_rows(&db).await.unsigned_abs()).await;
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_may_begin_with_the_rows_that_are_there() {
+    let db = database().await;
+    make_table(&db.pool).await;
+    db.run("update kv set v = 1").await;
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let config = counters(&db.url, LONG_LEASE, &sink);
+    config.change("  database:\n", "  startAt: Backfill\n  database:\n");
+    let process = Process::run(&config);
+    keys_of(&sink, "/", 40).await;
+    process.stop().await;
+    let process = Process::run(&config);
+    db.run("update kv set v = 2").await;
+    keys_of(&sink, "/", 80).await;
+    let reads = never_older(&sink);
+    assert_eq!(reads.len(), 40);
+    assert!(
+        reads.values().all(|times| *times == 1),
+        "once, and not at each start"
+    );
+    let operations: BTreeSet<String> = told(&sink)
+        .iter()
+        .map(|one| one.body["operation"].to_string())
+        .collect();
+    assert!(operations.len() == 2, "nothing from before: {operations:?}");
+    process.stop().await;
+}
