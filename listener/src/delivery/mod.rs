@@ -1,6 +1,7 @@
 //! Domain types of a delivery, which all rooms share.
 
 pub mod attempt;
+pub(crate) mod entity;
 pub mod event;
 pub mod failure;
 pub mod outcome;
