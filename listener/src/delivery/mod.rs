@@ -4,6 +4,7 @@ pub mod attempt;
 pub(crate) mod entity;
 pub mod event;
 pub mod failure;
+pub(crate) mod formats;
 pub mod outcome;
 pub mod report;
 pub mod retry_policy;
