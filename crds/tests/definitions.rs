@@ -112,6 +112,7 @@ spec.actions[].kafka.batch.maxEvents integer minimum=1 maximum=1000 default=50
 spec.actions[].kafka.brokers! array minItems=1 maxItems=16
 spec.actions[].kafka.brokers[] string
 spec.actions[].kafka.contentType string default=application/json
+spec.actions[].kafka.format string enum=["Event","Debezium","CloudEvents","CloudEventsBinary"] default=Event
 spec.actions[].kafka.key string
 spec.actions[].kafka.message string
 spec.actions[].kafka.sasl object
@@ -157,6 +158,7 @@ spec.actions[].nats.credentials.secretKeyRef object
 spec.actions[].nats.credentials.secretKeyRef.key! string
 spec.actions[].nats.credentials.secretKeyRef.name! string
 spec.actions[].nats.credentials.value string
+spec.actions[].nats.format string enum=["Event","Debezium","CloudEvents","CloudEventsBinary"] default=Event
 spec.actions[].nats.message string
 spec.actions[].nats.subject! string
 spec.actions[].nats.tls object
@@ -212,6 +214,7 @@ spec.actions[].rateLimit.attempts! integer minimum=1 maximum=1000000
 spec.actions[].rateLimit.per string default=1s
 spec.actions[].redis object
 spec.actions[].redis.appendToStream object
+spec.actions[].redis.appendToStream.format string enum=["Event","Debezium","CloudEvents","CloudEventsBinary"] default=Event
 spec.actions[].redis.appendToStream.maxLength integer minimum=1 maximum=100000000
 spec.actions[].redis.appendToStream.message string
 spec.actions[].redis.appendToStream.stream! string
@@ -278,6 +281,7 @@ spec.actions[].webhook.batch.maxBytes integer minimum=1024 maximum=16777216 defa
 spec.actions[].webhook.batch.maxEvents integer minimum=1 maximum=1000 default=50
 spec.actions[].webhook.body string
 spec.actions[].webhook.contentType string default=application/json
+spec.actions[].webhook.format string enum=["Event","Debezium","CloudEvents","CloudEventsBinary"] default=Event
 spec.actions[].webhook.headers object maxProperties=32
 spec.actions[].webhook.headers.* object
 spec.actions[].webhook.method string enum=["POST","PUT","PATCH","DELETE"] default=POST

@@ -6,5 +6,6 @@ mod bundle;
 mod definitions;
 mod diagnostics;
 mod examples;
+mod formats;
 mod rules;
 mod search;

@@ -60,7 +60,7 @@ fn breaks(piece: &str, with: &str, expected: &str) {
 }
 
 #[track_caller]
-fn breaks_observer(piece: &str, with: &str, expected: &str) {
+pub(crate) fn breaks_observer(piece: &str, with: &str, expected: &str) {
     breaks(piece, with, &format!("Observer default/orders: {expected}"));
 }
 
@@ -138,8 +138,8 @@ fn unknown_fields_are_told_with_the_nearest_known() {
     );
     breaks_webhook(
         "header: {}",
-        "header: unknown field; did you mean `headers`? Known here: batch, body, contentType, headers, \
-         method, signingSecret, signingSecrets, tls, url",
+        "header: unknown field; did you mean `headers`? Known here: batch, body, contentType, format, \
+         headers, method, signingSecret, signingSecrets, tls, url",
     );
     breaks_observer(
         "labels: {app: shop}",

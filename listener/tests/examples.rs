@@ -118,6 +118,45 @@ async fn batch() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn formats() {
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let hook = sink.url("/hook");
+    let secrets = [("shop-hooks", "orders-url", &*hook)];
+    let (db, process) = start("formats.yaml", &secrets, &[]).await;
+    db.run("insert into orders values (7, 12345678901234567890.10, 'ada', 'new')")
+        .await;
+    sink.arrived(2).await;
+    process.stop().await;
+    let received = sink.received();
+    let of = |kind: &str| {
+        let one = received
+            .iter()
+            .find(|one| one.header("content-type") == Some(kind));
+        one.unwrap_or_else(|| panic!("{kind} in {received:?}"))
+    };
+    let whole = of("application/cloudevents+json; charset=utf-8");
+    let event = json(whole);
+    assert_eq!(event["source"], "/observers/default/formats");
+    assert_eq!(event["type"], "dev.fraiseql.observers.insert");
+    assert_eq!(event["data"]["id"], event["id"]);
+    let changes = of("application/json");
+    let change = &json(changes)[0];
+    assert_eq!(
+        (&change["op"], &change["before"]),
+        (&"c".into(), &Value::Null)
+    );
+    assert_eq!(change["source"]["name"], "default/formats");
+    assert_eq!(change["source"]["table"], "orders");
+    for one in [whole, changes] {
+        let body = String::from_utf8_lossy(&one.body);
+        assert!(
+            body.contains(r#""total":12345678901234567890.10"#),
+            "{body}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn redis() {
     let server = PrivateRedis::start(&Options::default()).await.unwrap();
     let client = Client::open(server.url()).unwrap();

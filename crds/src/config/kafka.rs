@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{BatchConfig, Redacted, TlsConfig};
+use super::{BatchConfig, MessageFormat, Redacted, TlsConfig};
 
 /// A record to a topic of Kafka.
 #[derive(Clone, Debug)]
@@ -14,9 +14,11 @@ pub struct KafkaConfig {
     pub topic: String,
     /// Template of the key; the event's where absent.
     pub key: Option<String>,
-    /// Template of the value; the event as JSON where absent.
+    /// Template of the value; the event in its format where absent.
     pub message: Option<String>,
-    /// Content type of the value.
+    /// Format of the event; `Event` where there is a template.
+    pub format: MessageFormat,
+    /// Content type of the value, which the format decides unless it is `Event`.
     pub content_type: String,
     /// What an encrypted connection needs; not encrypted where absent.
     pub tls: Option<TlsConfig>,

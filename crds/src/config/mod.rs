@@ -9,6 +9,7 @@ mod api;
 mod egress;
 mod email;
 mod enrich;
+mod format;
 mod kafka;
 mod log;
 mod nats;
@@ -39,6 +40,7 @@ pub use enrich::{
     CacheConfig, HttpLookupConfig, InvalidateOnConfig, LookupConfig, LookupKind, OnLookupError,
     RequestMethod,
 };
+pub use format::MessageFormat;
 pub use kafka::{KafkaConfig, SaslConfig, SaslMechanism};
 pub use log::{LogConfig, LogLevel};
 pub use nats::NatsConfig;

@@ -1,6 +1,6 @@
 //! Messages to NATS, after validation.
 
-use super::{Redacted, TlsConfig};
+use super::{MessageFormat, Redacted, TlsConfig};
 
 /// A message to a stream of NATS.
 #[derive(Clone, Debug)]
@@ -13,8 +13,10 @@ pub struct NatsConfig {
     pub credentials: Option<Redacted>,
     /// Template of the subject.
     pub subject: String,
-    /// Template of the message; the event as JSON where absent.
+    /// Template of the message; the event in its format where absent.
     pub message: Option<String>,
-    /// Content type of the message.
+    /// Format of the event; `Event` where there is a template.
+    pub format: MessageFormat,
+    /// Content type of the message, which the format decides unless it is `Event`.
     pub content_type: String,
 }

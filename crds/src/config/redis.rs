@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Redacted, TlsConfig};
+use super::{MessageFormat, Redacted, TlsConfig};
 
 /// A command to a Redis server.
 #[derive(Clone, Debug)]
@@ -49,6 +49,8 @@ pub enum RedisCommand {
         stream: String,
         /// The entry's field `event`.
         message: Option<String>,
+        /// Format of the event; `Event` where there is a template.
+        format: MessageFormat,
         /// About how many entries are kept.
         max_length: Option<u32>,
     },

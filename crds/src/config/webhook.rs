@@ -5,7 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Redacted, TlsConfig};
+use super::{MessageFormat, Redacted, TlsConfig};
 
 /// A webhook.
 #[derive(Clone, Debug)]
@@ -16,9 +16,11 @@ pub struct WebhookConfig {
     pub method: Method,
     /// Headers: a name and a template each.
     pub headers: Vec<(String, HeaderValue)>,
-    /// Body template; the event as JSON where absent.
+    /// Body template; the event in its format where absent.
     pub body: Option<String>,
-    /// Content type of the body; `application/json` by default.
+    /// Format of the event; `Event` where there is a template.
+    pub format: MessageFormat,
+    /// Content type of the body, which the format decides unless it is `Event`.
     pub content_type: String,
     /// Standard Webhooks secrets, each of which signs; empty for none.
     pub signing_secrets: Vec<Redacted>,

@@ -23,7 +23,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-pub(crate) use action::ACTION_KINDS;
+pub(crate) use action::{ACTION_KINDS, default_content_type};
 pub use action::{
     Action, Batch, Email, Kafka, Log, Nats, Postgres, RateLimitSpec, Redis, RedisDelete,
     RedisPublish, RedisSet, RedisStreamAppend, RetryPolicy, Sasl, Slack, Smtp, Teams, Webhook,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use crds::v1alpha1::DEFAULT_MAX_CONCURRENCY;
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
@@ -33,9 +34,8 @@ pub(crate) trait ActionDefinition {
     /// Path of the field that holds the address it connects to.
     fn address_field(&self) -> &'static str;
 
-    /// Compiles the action. Needs no network. At most `max_concurrency` of its batches are in flight
-    /// at once.
-    fn compile(&self, max_concurrency: u32) -> Result<Arc<dyn DeliverAction>, CompileError>;
+    /// Compiles the action. Needs no network.
+    fn compile(&self, context: CompileContext<'_>) -> Result<Arc<dyn DeliverAction>, CompileError>;
 
     /// Lists its templates.
     fn templates(&self) -> Vec<TemplateSource<'_>>;
@@ -47,6 +47,23 @@ pub(crate) trait ActionDefinition {
     fn lint(&self) -> Option<(String, String)> {
         None
     }
+}
+
+/// What an action is compiled for.
+#[derive(Clone, Copy)]
+pub(crate) struct CompileContext<'a> {
+    /// Most batches of it in flight at once.
+    pub(crate) max_concurrency: u32,
+    /// Identity of the listener that makes its deliveries.
+    pub(crate) listener: &'a str,
+}
+
+impl CompileContext<'_> {
+    /// What it is compiled for where nothing is delivered.
+    pub(crate) const CHECK: Self = Self {
+        max_concurrency: DEFAULT_MAX_CONCURRENCY,
+        listener: "",
+    };
 }
 
 /// Compiled action of one kind.

@@ -4,8 +4,8 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use crds::config::{
-    ActionKind, EmailConfig, NatsConfig, PostgresConfig, Redacted, RedisCommand, RedisConfig,
-    SmtpConfig, SmtpTls,
+    ActionKind, EmailConfig, MessageFormat, NatsConfig, PostgresConfig, Redacted, RedisCommand,
+    RedisConfig, SmtpConfig, SmtpTls,
 };
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -174,6 +174,7 @@ async fn nats() {
         credentials: None,
         subject: "orders".to_owned(),
         message: None,
+        format: MessageFormat::default(),
         content_type: "application/json".to_owned(),
         tls: None,
     });

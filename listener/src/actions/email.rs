@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 use self::server::{SmtpSendError, SmtpServer};
 use super::deliver_action::{
-    ActionDefinition, AttemptRequest, DeliverAction, Preview, Transmission,
+    ActionDefinition, AttemptRequest, CompileContext, DeliverAction, Preview, Transmission,
 };
 use super::template_source::{TemplateSource, TemplateSources};
 use crate::delivery::Delivery;
@@ -189,7 +189,7 @@ impl ActionDefinition for EmailConfig {
         "email.smtp.host"
     }
 
-    fn compile(&self, _: u32) -> Result<Arc<dyn DeliverAction>, CompileError> {
+    fn compile(&self, _: CompileContext<'_>) -> Result<Arc<dyn DeliverAction>, CompileError> {
         Ok(Arc::new(Email::compile(self)?))
     }
 

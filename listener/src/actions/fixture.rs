@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use crds::config::{
-    ActionConfig, ActionKind, Egress, Method, Operation, Redacted, Retry, WebhookConfig,
+    ActionConfig, ActionKind, Egress, MessageFormat, Method, Operation, Redacted, Retry,
+    WebhookConfig,
 };
 use serde_json::value::RawValue;
 use testkit::wait::eventually_or;
@@ -56,6 +57,7 @@ pub(crate) fn webhook(url: impl Into<String>) -> WebhookConfig {
         method: Method::Post,
         headers: Vec::new(),
         body: None,
+        format: MessageFormat::default(),
         content_type: "application/json".to_owned(),
         signing_secrets: Vec::new(),
         batch: None,

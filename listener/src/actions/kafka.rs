@@ -23,13 +23,14 @@ use self::cluster::{BrokerAccess, KafkaCluster};
 use self::error::{KafkaSendError, concerns_content};
 use super::batcher::{Batcher, send_bisecting};
 use super::deliver_action::{
-    ActionDefinition, AttemptRequest, DeliverAction, Preview, Transmission,
+    ActionDefinition, AttemptRequest, CompileContext, DeliverAction, Preview, Transmission,
 };
 use super::deliver_batch::{DeliverBatch, join_batch};
 use super::template_source::{TemplateOutput, TemplateSource, TemplateSources};
 use crate::admission::control::AdmissionControl;
 use crate::delivery::Delivery;
 use crate::delivery::failure::Failure;
+use crate::delivery::formats::HeaderProtocol;
 use crate::delivery::outcome::Outcome;
 use crate::egress::policy::EgressPolicy;
 use crate::egress::redaction::Secrets;
@@ -70,7 +71,7 @@ pub(super) struct RecordItem {
 }
 
 impl Kafka {
-    fn compile(config: &KafkaConfig, max_concurrency: u32) -> Result<Self, CompileError> {
+    fn compile(config: &KafkaConfig, context: CompileContext<'_>) -> Result<Self, CompileError> {
         let brokers = config.brokers.iter();
         let brokers: Vec<String> = brokers
             .map(|(host, port)| format!("{host}:{port}"))
@@ -93,12 +94,13 @@ impl Kafka {
                 "kafka.message",
                 config.message.as_deref(),
                 &config.content_type,
-            )?,
+            )?
+            .with_format(config.format, context.listener),
             content_type: config.content_type.clone(),
             cluster: Mutex::new(None),
             batcher: config
                 .batch
-                .map(|limits| Batcher::new(limits, max_concurrency)),
+                .map(|limits| Batcher::new(limits, context.max_concurrency)),
         })
     }
 
@@ -188,7 +190,12 @@ impl Kafka {
             None => delivery.event.key.clone(),
         };
         let key = key.map(String::into_bytes);
-        let mut headers = BTreeMap::from([
+        let of_format = self.message.headers(delivery, HeaderProtocol::Kafka);
+        let of_format = of_format.into_iter();
+        let mut headers: BTreeMap<_, _> = of_format
+            .map(|(name, value)| (name, value.into_bytes()))
+            .collect();
+        headers.extend([
             (
                 "content-type".to_owned(),
                 self.content_type.clone().into_bytes(),
@@ -207,7 +214,7 @@ impl Kafka {
             partition_key,
             record: Record {
                 key,
-                value: Some(self.message.render(&input)?),
+                value: Some(self.message.render(&input, now)?),
                 headers,
                 timestamp: now,
             },
@@ -248,8 +255,8 @@ impl ActionDefinition for KafkaConfig {
         "kafka.brokers"
     }
 
-    fn compile(&self, max_concurrency: u32) -> Result<Arc<dyn DeliverAction>, CompileError> {
-        Ok(Arc::new(Kafka::compile(self, max_concurrency)?))
+    fn compile(&self, context: CompileContext<'_>) -> Result<Arc<dyn DeliverAction>, CompileError> {
+        Ok(Arc::new(Kafka::compile(self, context)?))
     }
 
     fn templates(&self) -> Vec<TemplateSource<'_>> {

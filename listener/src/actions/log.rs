@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use crds::config::{LogConfig, LogLevel};
 
 use super::deliver_action::{
-    ActionDefinition, AttemptRequest, DeliverAction, Preview, Transmission,
+    ActionDefinition, AttemptRequest, CompileContext, DeliverAction, Preview, Transmission,
 };
 use super::template_source::{TemplateSource, TemplateSources};
 use crate::delivery::Delivery;
@@ -52,7 +52,7 @@ impl ActionDefinition for LogConfig {
         "log"
     }
 
-    fn compile(&self, _: u32) -> Result<Arc<dyn DeliverAction>, CompileError> {
+    fn compile(&self, _: CompileContext<'_>) -> Result<Arc<dyn DeliverAction>, CompileError> {
         Ok(Arc::new(LogLine::compile(self)?))
     }
 

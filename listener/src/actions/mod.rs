@@ -12,6 +12,8 @@ mod email;
 mod endpoint_url;
 #[cfg(test)]
 pub(crate) mod fixture;
+#[cfg(test)]
+mod format_tests;
 pub(crate) mod http;
 pub(crate) mod kafka;
 mod log;
@@ -29,11 +31,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use crds::config::{ActionConfig, ActionKind};
-use crds::v1alpha1::DEFAULT_MAX_CONCURRENCY;
-
 use tokio::time::Instant;
 
-use self::deliver_action::{ActionDefinition, AttemptRequest, DeliverAction, deliver};
+use self::deliver_action::{
+    ActionDefinition, AttemptRequest, CompileContext, DeliverAction, deliver,
+};
 use self::template_source::TemplateSource;
 pub use crate::admission::action_runtime::{ActionRuntime, ActionRuntimeCache, ActionRuntimeError};
 use crate::admission::control::AdmissionControl;
@@ -73,7 +75,7 @@ pub(crate) fn templates(kind: &ActionKind) -> Vec<TemplateSource<'_>> {
 /// with them.
 pub(crate) fn lint(config: &ActionConfig, runtime: &ActionRuntime) -> Vec<(String, String)> {
     let definition = definition(&config.kind);
-    let denied = definition.compile(DEFAULT_MAX_CONCURRENCY).ok();
+    let denied = definition.compile(CompileContext::CHECK).ok();
     let denied = denied.and_then(|action| action.egress_denied(runtime));
     let denied = denied.map(|why| (definition.address_field().to_owned(), why));
     definition.lint().into_iter().chain(denied).collect()
@@ -91,8 +93,10 @@ impl Action {
     /// Compiles an action; templates are parsed here, once. Needs no network.
     pub fn compile(config: &ActionConfig, runtime: &ActionRuntime) -> Result<Self, CompileError> {
         let definition = definition(&config.kind);
-        let max_concurrency = config.max_concurrency.unwrap_or(runtime.max_concurrency);
-        let compiled = definition.compile(max_concurrency)?;
+        let compiled = definition.compile(CompileContext {
+            max_concurrency: config.max_concurrency.unwrap_or(runtime.max_concurrency),
+            listener: &runtime.listener,
+        })?;
         let mut secrets = Secrets::default();
         definition.secrets(&mut secrets);
         let admission = AdmissionControl::new(
@@ -115,7 +119,7 @@ impl Action {
 
     /// Finds what [`Action::compile`] would find, with nothing to deliver by.
     pub fn check(config: &ActionConfig) -> Result<(), CompileError> {
-        let compiled = definition(&config.kind).compile(DEFAULT_MAX_CONCURRENCY);
+        let compiled = definition(&config.kind).compile(CompileContext::CHECK);
         compiled.map(drop)
     }
 

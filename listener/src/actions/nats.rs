@@ -23,11 +23,12 @@ use url::Url;
 use self::relay::NatsRelay;
 
 use super::deliver_action::{
-    ActionDefinition, AttemptRequest, DeliverAction, Preview, Transmission,
+    ActionDefinition, AttemptRequest, CompileContext, DeliverAction, Preview, Transmission,
 };
 use super::template_source::{TemplateOutput, TemplateSource, TemplateSources};
 use crate::delivery::Delivery;
 use crate::delivery::failure::Failure;
+use crate::delivery::formats::{HeaderProtocol, Headers};
 use crate::egress::bounded::ConnectionFault;
 use crate::egress::policy::{DialError, EgressPolicy};
 use crate::egress::redaction::Secrets;
@@ -70,6 +71,14 @@ pub(super) struct Nats {
 struct NatsConnection {
     client: Client,
     relay: NatsRelay,
+}
+
+/// Message of one delivery.
+struct RenderedMessage {
+    subject: String,
+    /// Headers of its format.
+    headers: Headers,
+    payload: Vec<u8>,
 }
 
 /// Why a message was not published.
@@ -135,7 +144,7 @@ impl From<NatsSendError> for DeliveryError {
 }
 
 impl Nats {
-    fn compile(config: &NatsConfig) -> Result<Self, CompileError> {
+    fn compile(config: &NatsConfig, context: CompileContext<'_>) -> Result<Self, CompileError> {
         let bad = || CompileError::field("nats.url", ServerUrl::NATS.message());
         let (url, host) = ServerUrl::NATS.parse(&config.url).ok_or_else(bad)?;
         let port = url.port().unwrap_or(DEFAULT_PORT);
@@ -160,7 +169,8 @@ impl Nats {
                 "nats.message",
                 config.message.as_deref(),
                 &config.content_type,
-            )?,
+            )?
+            .with_format(config.format, context.listener),
             client: Mutex::new(None),
             fault: ConnectionFault::default(),
         })
@@ -169,20 +179,25 @@ impl Nats {
     async fn publish(
         &self,
         request: AttemptRequest<'_>,
-        (subject, message): (String, Vec<u8>),
+        message: RenderedMessage,
     ) -> Result<(), NatsSendError> {
         let delivery = request.delivery;
         let (client, closed) = self.client(&request.runtime.egress).await?;
         let mut stream = jetstream::new(client);
         stream.set_timeout(request.timeout);
         let mut headers = HeaderMap::new();
+        for (name, value) in message.headers {
+            headers.insert(name, value);
+        }
         headers.insert("Nats-Msg-Id", delivery.effect_id());
         headers.insert("webhook-id", delivery.id());
         if delivery.replay.is_some() {
             headers.insert("webhook-replay", "true");
         }
+        let subject = message.subject;
         let publishing = async {
-            let sent = stream.publish_with_headers(subject.clone(), headers, message.into());
+            let sent =
+                stream.publish_with_headers(subject.clone(), headers, message.payload.into());
             sent.await?.await
         };
         match closed.run_until_cancelled(publishing).await {
@@ -239,7 +254,7 @@ impl Nats {
         Ok((connection.client.clone(), closed))
     }
 
-    fn message(&self, delivery: &Delivery) -> Result<(String, Vec<u8>), Failure> {
+    fn message(&self, delivery: &Delivery, now: DateTime<Utc>) -> Result<RenderedMessage, Failure> {
         let scope = RenderInput::new(delivery);
         let subject = self.subject.render(&scope)?;
         let odd = |part: &str| part.is_empty() || part == "*" || part == ">";
@@ -256,7 +271,11 @@ impl Nats {
                 "came out as no subject to publish to: it has empty parts, spaces, or * or > for one",
             ));
         }
-        Ok((subject, self.message.render(&scope)?))
+        Ok(RenderedMessage {
+            subject,
+            headers: self.message.headers(delivery, HeaderProtocol::Nats),
+            payload: self.message.render(&scope, now)?,
+        })
     }
 }
 
@@ -269,8 +288,8 @@ impl ActionDefinition for NatsConfig {
         "nats.url"
     }
 
-    fn compile(&self, _: u32) -> Result<Arc<dyn DeliverAction>, CompileError> {
-        Ok(Arc::new(Nats::compile(self)?))
+    fn compile(&self, context: CompileContext<'_>) -> Result<Arc<dyn DeliverAction>, CompileError> {
+        Ok(Arc::new(Nats::compile(self, context)?))
     }
 
     fn templates(&self) -> Vec<TemplateSource<'_>> {
@@ -297,14 +316,18 @@ impl DeliverAction for Nats {
         Some((self.url.as_str(), &self.address))
     }
 
-    fn preview(&self, delivery: &Delivery, _: DateTime<Utc>) -> Result<Preview, Failure> {
-        let (subject, message) = self.message(delivery)?;
-        let message = String::from_utf8_lossy(&message).into_owned();
-        Ok(vec![(format!("{} {subject}", self.address), message)])
+    fn preview(&self, delivery: &Delivery, now: DateTime<Utc>) -> Result<Preview, Failure> {
+        let message = self.message(delivery, now)?;
+        let mut preview = message.headers;
+        preview.push((
+            format!("{} {}", self.address, message.subject),
+            String::from_utf8_lossy(&message.payload).into_owned(),
+        ));
+        Ok(preview)
     }
 
     fn attempt<'a>(&'a self, request: AttemptRequest<'a>) -> Result<Transmission<'a>, Failure> {
-        let message = self.message(request.delivery)?;
+        let message = self.message(request.delivery, request.now)?;
         Ok(Transmission::of(self.publish(request, message)))
     }
 

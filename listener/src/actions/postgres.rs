@@ -22,7 +22,7 @@ pub(crate) use self::own_database::purge_processed;
 pub use self::own_database::{OwnDatabaseError, verify as verify_own_database};
 use self::server::{Connections, PostgresServer, StatementError};
 use super::deliver_action::{
-    ActionDefinition, AttemptRequest, DeliverAction, Preview, Transmission,
+    ActionDefinition, AttemptRequest, CompileContext, DeliverAction, Preview, Transmission,
 };
 use super::template_source::{TemplateSource, TemplateSources};
 use crate::admission::action_runtime::ActionRuntime;
@@ -103,7 +103,7 @@ impl ActionDefinition for PostgresConfig {
         }
     }
 
-    fn compile(&self, _: u32) -> Result<Arc<dyn DeliverAction>, CompileError> {
+    fn compile(&self, _: CompileContext<'_>) -> Result<Arc<dyn DeliverAction>, CompileError> {
         Ok(Arc::new(Postgres::compile(self)?))
     }
 

@@ -29,7 +29,7 @@ use tokio_util::task::AbortOnDropHandle;
 use self::command::{CommandTemplate, RenderedCommand};
 
 use super::deliver_action::{
-    ActionDefinition, AttemptRequest, DeliverAction, Preview, Transmission,
+    ActionDefinition, AttemptRequest, CompileContext, DeliverAction, Preview, Transmission,
 };
 use super::template_source::{TemplateOutput, TemplateSource, TemplateSources};
 use crate::delivery::Delivery;
@@ -121,7 +121,7 @@ impl From<RedisSendError> for DeliveryError {
 }
 
 impl Redis {
-    fn compile(config: &RedisConfig) -> Result<Self, CompileError> {
+    fn compile(config: &RedisConfig, context: CompileContext<'_>) -> Result<Self, CompileError> {
         let bad = || CompileError::field("redis.url", ServerUrl::REDIS.message());
         let (url, host) = ServerUrl::REDIS.parse(&config.url).ok_or_else(bad)?;
         let address = (host, url.port().unwrap_or(DEFAULT_PORT));
@@ -150,7 +150,7 @@ impl Redis {
             key: url.into(),
             host,
             address,
-            command: CommandTemplate::compile(config)?,
+            command: CommandTemplate::compile(config, context.listener)?,
             connection: Mutex::new(None),
             fault: ConnectionFault::default(),
             delete: Script::new(DELETE),
@@ -218,8 +218,8 @@ impl ActionDefinition for RedisConfig {
         "redis.url"
     }
 
-    fn compile(&self, _: u32) -> Result<Arc<dyn DeliverAction>, CompileError> {
-        Ok(Arc::new(Redis::compile(self)?))
+    fn compile(&self, context: CompileContext<'_>) -> Result<Arc<dyn DeliverAction>, CompileError> {
+        Ok(Arc::new(Redis::compile(self, context)?))
     }
 
     fn templates(&self) -> Vec<TemplateSource<'_>> {
@@ -258,8 +258,8 @@ impl DeliverAction for Redis {
         Some((&self.key, &self.host))
     }
 
-    fn preview(&self, delivery: &Delivery, _: DateTime<Utc>) -> Result<Preview, Failure> {
-        let words: Vec<String> = match self.command.render(delivery)? {
+    fn preview(&self, delivery: &Delivery, now: DateTime<Utc>) -> Result<Preview, Failure> {
+        let words: Vec<String> = match self.command.render(delivery, now)? {
             RenderedCommand::Plain(command) => command
                 .args_iter()
                 .map(|arg| match arg {
@@ -277,7 +277,7 @@ impl DeliverAction for Redis {
     }
 
     fn attempt<'a>(&'a self, request: AttemptRequest<'a>) -> Result<Transmission<'a>, Failure> {
-        let command = self.command.render(request.delivery)?;
+        let command = self.command.render(request.delivery, request.now)?;
         Ok(Transmission::of(
             self.send(&request.runtime.egress, command),
         ))

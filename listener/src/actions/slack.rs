@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::deliver_action::{
-    ActionDefinition, AttemptRequest, DeliverAction, Preview, Transmission,
+    ActionDefinition, AttemptRequest, CompileContext, DeliverAction, Preview, Transmission,
 };
 use super::log::summary;
 use super::template_source::{TemplateOutput, TemplateSource, TemplateSources};
@@ -116,7 +116,7 @@ impl ActionDefinition for SlackConfig {
         "slack.url"
     }
 
-    fn compile(&self, _: u32) -> Result<Arc<dyn DeliverAction>, CompileError> {
+    fn compile(&self, _: CompileContext<'_>) -> Result<Arc<dyn DeliverAction>, CompileError> {
         Ok(Arc::new(Slack::compile(self)?))
     }
 

@@ -10,7 +10,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::deliver_action::{
-    ActionDefinition, AttemptRequest, DeliverAction, Preview, Transmission,
+    ActionDefinition, AttemptRequest, CompileContext, DeliverAction, Preview, Transmission,
 };
 use super::log::summary;
 use super::template_source::{TemplateOutput, TemplateSource, TemplateSources};
@@ -103,7 +103,7 @@ impl ActionDefinition for TeamsConfig {
         "teams.url"
     }
 
-    fn compile(&self, _: u32) -> Result<Arc<dyn DeliverAction>, CompileError> {
+    fn compile(&self, _: CompileContext<'_>) -> Result<Arc<dyn DeliverAction>, CompileError> {
         Ok(Arc::new(Teams::compile(self)?))
     }
 

@@ -13,7 +13,8 @@ use sha2::{Digest, Sha256};
 
 use super::batcher::{Batcher, send_bisecting};
 use super::deliver_action::{
-    ActionDefinition, AttemptRequest, DeliverAction, Preview, Transmission, transmit,
+    ActionDefinition, AttemptRequest, CompileContext, DeliverAction, Preview, Transmission,
+    transmit,
 };
 use super::deliver_batch::{DeliverBatch, join_batch};
 use super::http::{RequestHeaders, shown};
@@ -22,6 +23,7 @@ use super::template_source::{TemplateOutput, TemplateSource, TemplateSources};
 use crate::admission::control::AdmissionControl;
 use crate::delivery::Delivery;
 use crate::delivery::failure::{Failure, FailureKind};
+use crate::delivery::formats::HeaderProtocol;
 use crate::delivery::outcome::Outcome;
 use crate::egress::http_client::HttpEndpoint;
 use crate::egress::redaction::Secrets;
@@ -48,7 +50,7 @@ pub(super) struct BatchItem {
 }
 
 impl Webhook {
-    fn compile(config: &WebhookConfig, max_concurrency: u32) -> Result<Self, CompileError> {
+    fn compile(config: &WebhookConfig, context: CompileContext<'_>) -> Result<Self, CompileError> {
         let content_type = HeaderValue::from_str(&config.content_type).map_err(|_| {
             CompileError::field(
                 "webhook.contentType",
@@ -75,12 +77,13 @@ impl Webhook {
             },
             headers: RequestHeaders::compile("webhook.headers", &config.headers)?,
             content_type,
-            body: Body::compile("webhook.body", config.body.as_deref(), &config.content_type)?,
+            body: Body::compile("webhook.body", config.body.as_deref(), &config.content_type)?
+                .with_format(config.format, context.listener),
             signer: Signer::new(&config.signing_secrets)
                 .map_err(|error| CompileError::field("webhook.signingSecret", error.to_string()))?,
             batcher: config
                 .batch
-                .map(|limits| Batcher::new(limits, max_concurrency)),
+                .map(|limits| Batcher::new(limits, context.max_concurrency)),
         })
     }
 
@@ -107,6 +110,11 @@ impl Webhook {
         let (input, delivery) = (&first.input, first.input.delivery());
         let mut headers = self.headers.render(input)?;
         headers.insert(CONTENT_TYPE, self.content_type.clone());
+        for (name, value) in self.body.headers(delivery, HeaderProtocol::Http) {
+            let name = HeaderName::try_from(&name).map_err(|_| no_header(&name))?;
+            let value = HeaderValue::try_from(value).map_err(|_| no_header(name.as_str()))?;
+            headers.insert(name, value);
+        }
         let body = self.joined(items);
         let id = request_id(items);
         let timestamp = now.timestamp();
@@ -122,10 +130,7 @@ impl Webhook {
         ];
         for (name, value) in own {
             let Some(value) = value else { continue };
-            let value = HeaderValue::try_from(value).map_err(|_| {
-                let message = format!("the event's id makes no value of the header {name}");
-                Failure::of(FailureKind::Event, message)
-            })?;
+            let value = HeaderValue::try_from(value).map_err(|_| no_header(name))?;
             headers.insert(HeaderName::from_static(name), value);
         }
         Ok((headers, body))
@@ -152,8 +157,8 @@ impl ActionDefinition for WebhookConfig {
         "webhook.url"
     }
 
-    fn compile(&self, max_concurrency: u32) -> Result<Arc<dyn DeliverAction>, CompileError> {
-        Ok(Arc::new(Webhook::compile(self, max_concurrency)?))
+    fn compile(&self, context: CompileContext<'_>) -> Result<Arc<dyn DeliverAction>, CompileError> {
+        Ok(Arc::new(Webhook::compile(self, context)?))
     }
 
     fn templates(&self) -> Vec<TemplateSource<'_>> {
@@ -229,9 +234,9 @@ impl DeliverBatch for Webhook {
         delivery.attempt == 1 && delivery.replay.is_none()
     }
 
-    fn item(&self, delivery: &Delivery, _: DateTime<Utc>) -> Result<BatchItem, Failure> {
+    fn item(&self, delivery: &Delivery, now: DateTime<Utc>) -> Result<BatchItem, Failure> {
         let input = RenderInput::new(delivery);
-        let body = self.body.render(&input)?;
+        let body = self.body.render(&input, now)?;
         Ok(BatchItem { input, body })
     }
 
@@ -260,6 +265,12 @@ impl DeliverBatch for Webhook {
         };
         send_bisecting(items, &concerns_content, &send).await
     }
+}
+
+/// Returns why an event is not sent of which a header cannot be made.
+fn no_header(name: &str) -> Failure {
+    let message = format!("the event makes no value of the header {name}");
+    Failure::of(FailureKind::Event, message)
 }
 
 /// Returns the id of a delivery, or of a batch.

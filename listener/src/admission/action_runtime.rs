@@ -81,6 +81,15 @@ impl ActionRuntime {
         }
     }
 
+    /// Returns it for the listener of this identity.
+    #[must_use]
+    pub fn with_listener(self, identity: &str) -> Self {
+        Self {
+            listener: Arc::from(identity),
+            ..self
+        }
+    }
+
     /// Returns it with another default for the most requests in flight of one action.
     #[must_use]
     pub fn with_max_concurrency(self, max_concurrency: u32) -> Self {
@@ -113,8 +122,9 @@ impl ActionRuntimeCache {
         );
         let own = |runtime: ActionRuntime| ActionRuntime {
             cache_ttl: listener.cache_ttl,
-            listener: Arc::from(listener.identity()),
-            ..runtime.with_max_concurrency(listener.max_concurrency)
+            ..runtime
+                .with_listener(&listener.identity())
+                .with_max_concurrency(listener.max_concurrency)
         };
         if let Some((_, runtime)) = self.last.as_ref().filter(|(known, _)| *known == by) {
             return Ok(own(runtime.clone()));

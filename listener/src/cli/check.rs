@@ -82,11 +82,14 @@ pub(super) async fn check(args: &CheckArgs) -> Result<(), CliError> {
         }
         Err(report) => (None, report.partial, report.source_map, report.items),
     };
-    let egress = loaded.as_ref().map(|bundle| bundle.listener.egress.clone());
+    let listener = loaded.as_ref().map(|bundle| &bundle.listener);
+    let egress = listener.map(|listener| listener.egress.clone());
+    let identity = listener.map(ListenerConfig::identity).unwrap_or_default();
     let shared = ActionRuntime::new(
         &egress.clone().unwrap_or_default(),
         &EndpointRegistry::default(),
-    )?;
+    )?
+    .with_listener(&identity);
     let compiled = Observers::compile(&observers, &shared);
     // Without the listener, its egress policy is unknown.
     let never = match &egress {

@@ -41,7 +41,8 @@ pub(super) async fn open(args: DatabaseArgs) -> Result<(PgPool, Option<OpenListe
     }
     let loaded = files::load(&args.file_args())?;
     let listener = &loaded.bundle.listener;
-    let shared = ActionRuntime::new(&listener.egress, &EndpointRegistry::default())?;
+    let shared = ActionRuntime::new(&listener.egress, &EndpointRegistry::default())?
+        .with_listener(&listener.identity());
     let observers = check::compile(&loaded, &shared)?;
     let pool = connect(&listener.database_url).await?;
     migrate::verify(&pool).await?;

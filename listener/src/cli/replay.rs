@@ -79,7 +79,8 @@ pub(super) async fn replay(args: ReplayArgs) -> Result<(), CliError> {
     let selection = selection(args, bundle)?;
     // What a replay does is up to the running listener, whose files these may not be.
     let observers = if dry_run {
-        let shared = ActionRuntime::new(&bundle.listener.egress, &EndpointRegistry::default())?;
+        let shared = ActionRuntime::new(&bundle.listener.egress, &EndpointRegistry::default())?
+            .with_listener(&bundle.listener.identity());
         Some(check::compile(&loaded, &shared)?)
     } else {
         None

@@ -1,8 +1,10 @@
 //! Domain types of a delivery, which all rooms share.
 
 pub mod attempt;
+pub(crate) mod entity;
 pub mod event;
 pub mod failure;
+pub(crate) mod formats;
 pub mod outcome;
 pub mod report;
 pub mod retry_policy;

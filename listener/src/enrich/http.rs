@@ -17,7 +17,6 @@ use crate::delivery::failure::Failure;
 use crate::egress::http_client::HttpEndpoint;
 use crate::egress::redaction::Secrets;
 use crate::egress::response::DeliveryError;
-use crate::templating::body::Body;
 use crate::templating::compile_error::CompileError;
 use crate::templating::context::RenderInput;
 use crate::templating::output::Format;
@@ -30,7 +29,7 @@ pub(super) struct HttpLookup {
     method: Method,
     headers: RequestHeaders,
     content_type: HeaderValue,
-    body: Option<Body>,
+    body: Option<Template>,
 }
 
 /// Template of a path.
@@ -114,8 +113,7 @@ impl HttpLookup {
         })?;
         let secrets = header_secrets(config).map(Redacted::reveal);
         let endpoint = HttpEndpoint::compile("http.url", &config.url, secrets)?;
-        let body = config.body.as_deref();
-        let body = body.map(|body| Body::compile("http.body", Some(body), &config.content_type));
+        let format = Format::of_content_type(&config.content_type);
         Ok(Self {
             endpoint: endpoint.with_tls("http.tls", config.tls.as_ref())?,
             path: config.path.as_deref().map(Path::compile).transpose()?,
@@ -125,7 +123,7 @@ impl HttpLookup {
             },
             headers: RequestHeaders::compile("http.headers", &config.headers)?,
             content_type,
-            body: body.transpose()?,
+            body: Template::optional("http.body", config.body.as_deref(), format)?,
         })
     }
 
@@ -140,7 +138,7 @@ impl HttpLookup {
         let body = match &self.body {
             Some(body) => {
                 headers.insert(CONTENT_TYPE, self.content_type.clone());
-                body.render(&input)?
+                body.render(&input)?.into_bytes()
             }
             None => Vec::new(),
         };

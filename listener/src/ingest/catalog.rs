@@ -8,6 +8,7 @@ use sqlx::postgres::types::Oid;
 use sqlx::{PgConnection, PgPool, Row};
 
 use super::error::IngestError;
+use crate::delivery::entity;
 
 /// What is known of the source's tables.
 #[derive(Debug, Default)]
@@ -137,7 +138,7 @@ async fn tables(
         Ok((
             id.0,
             PublishedTable {
-                entity: entity(&schema, &name),
+                entity: entity::join(&schema, &name),
                 primary_key: row.try_get(1)?,
                 columns: names
                     .into_iter()
@@ -147,17 +148,4 @@ async fn tables(
         ))
     };
     rows.iter().map(table).collect()
-}
-
-/// Schema and name as `observer.entity_of` writes them: as they are, and quoted where a dot or a quotation mark
-/// is in one.
-pub(crate) fn entity(schema: &str, name: &str) -> String {
-    let part = |part: &str| {
-        if part.contains(['.', '"']) {
-            format!("\"{}\"", part.replace('"', "\"\""))
-        } else {
-            part.to_owned()
-        }
-    };
-    format!("{}.{}", part(schema), part(name))
 }

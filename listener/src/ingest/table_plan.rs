@@ -5,7 +5,8 @@ use std::sync::Arc;
 use crds::config::WalTableConfig;
 use pgoutput::{Identity, JsonType, OldTuple, Relation, Tuple, Value, write_value};
 
-use super::catalog::{Catalog, PublishedTable, entity};
+use super::catalog::{Catalog, PublishedTable};
+use crate::delivery::entity;
 
 /// A column of a table.
 #[derive(Debug)]
@@ -46,7 +47,7 @@ impl TablePlan {
     pub(crate) fn new(relation: &Relation, catalog: &Catalog, configs: &[WalTableConfig]) -> Self {
         let published = catalog.tables.get(&relation.id);
         let entity = published.map_or_else(
-            || entity(&relation.schema, &relation.name),
+            || entity::join(&relation.schema, &relation.name),
             |table| table.entity.clone(),
         );
         let config = configs.iter().find(|config| config.table == entity);

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Batch;
-use crate::config::SaslMechanism;
+use crate::config::{MessageFormat, SaslMechanism};
 use crate::v1alpha1::{Tls, ValueSource, never_null};
 
 /// Record to a Kafka topic, acknowledged by all in-sync replicas. Records of one key go to one
@@ -27,12 +27,20 @@ pub struct Kafka {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub key: Option<String>,
-    /// Template of the record's value, up to 16384 characters; default is the event as JSON.
+    /// Template of the record's value, up to 16384 characters; default is the event in its
+    /// `format`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16384))]
     pub message: Option<String>,
+    /// Format of the value where `message` is left out; default `Event`. `Event` is the event as JSON,
+    /// `Debezium` the value that Debezium's connector for Postgres writes, `CloudEvents` a
+    /// `CloudEvent` in structured mode, and `CloudEventsBinary` one whose
+    /// attributes are headers `ce_…`.
+    #[serde(default)]
+    pub format: MessageFormat,
     /// Content type of the value, which also decides how template values are escaped, and is sent
-    /// as a header; 1 to 256 characters; default `application/json`.
+    /// as a header; 1 to 256 characters; default `application/json`. A `format` other than `Event`
+    /// decides it.
     #[serde(default = "super::default_content_type")]
     #[schemars(length(min = 1, max = 256))]
     pub content_type: String,

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::config::MessageFormat;
 use crate::v1alpha1::{Tls, ValueSource, never_null};
 
 /// Message to a NATS `JetStream` stream. Its `Nats-Msg-Id` is the same for all attempts of a
@@ -23,12 +24,18 @@ pub struct Nats {
     /// must capture it.
     #[schemars(length(min = 1, max = 1024))]
     pub subject: String,
-    /// Template of the message, up to 16384 characters; default is the event as JSON.
+    /// Template of the message, up to 16384 characters; default is the event in its `format`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16384))]
     pub message: Option<String>,
+    /// Format of the message where `message` is left out; default `Event`. `Event` is the event as JSON,
+    /// `Debezium` the value that Debezium's connector for Postgres writes, `CloudEvents` a
+    /// `CloudEvent` in structured mode, and `CloudEventsBinary` one whose
+    /// attributes are headers `ce-…`.
+    #[serde(default)]
+    pub format: MessageFormat,
     /// Content type of the message, which also decides how template values are escaped, 1 to 256
-    /// characters; default `application/json`.
+    /// characters; default `application/json`. A `format` other than `Event` decides it.
     #[serde(default = "super::default_content_type")]
     #[schemars(length(min = 1, max = 256))]
     pub content_type: String,

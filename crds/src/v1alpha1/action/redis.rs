@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::config::MessageFormat;
 use crate::duration::HumanDuration;
 use crate::v1alpha1::{Tls, ValueSource, never_null};
 
@@ -98,10 +99,17 @@ pub struct RedisStreamAppend {
     /// Template of the stream's key, 1 to 1024 characters.
     #[schemars(length(min = 1, max = 1024))]
     pub stream: String,
-    /// Template of the entry's field `event`, up to 16384 characters; default is the event as JSON.
+    /// Template of the entry's field `event`, up to 16384 characters; default is the event in its
+    /// `format`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16384))]
     pub message: Option<String>,
+    /// Format of the field `event` where `message` is left out; default `Event`. `Event` is the event
+    /// as JSON, `Debezium` the value that Debezium's connector for Postgres writes, and `CloudEvents`
+    /// a `CloudEvent` in structured mode. `CloudEventsBinary` is not for Redis, whose entries have no
+    /// headers.
+    #[serde(default)]
+    pub format: MessageFormat,
     /// Approximate number of entries that the stream keeps, 1 to 100000000. Left out, it keeps all
     /// of them.
     #[serde(skip_serializing_if = "Option::is_none")]

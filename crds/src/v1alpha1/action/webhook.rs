@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Batch;
-use crate::config::Method;
+use crate::config::{MessageFormat, Method};
 use crate::v1alpha1::{Tls, ValueSource, never_null};
 
 /// HTTP request. It has the headers of Standard Webhooks (`webhook-id`, `webhook-timestamp`, and
@@ -31,13 +31,19 @@ pub struct Webhook {
     #[schemars(extend("maxProperties" = 32))]
     pub headers: BTreeMap<String, ValueSource>,
     /// Template of the body, such as `{"total": {{ new.total }}}`, up to 65536 characters; default
-    /// is the event as JSON. In a JSON body, values are written as JSON literals, with quotes where
-    /// they need them.
+    /// is the event in its `format`. In a JSON body, values are written as JSON literals, with quotes
+    /// where they need them.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 65536))]
     pub body: Option<String>,
+    /// Format of the body where `body` is left out; default `Event`. `Event` is the event as JSON,
+    /// `Debezium` the value that Debezium's connector for Postgres writes, `CloudEvents` a
+    /// `CloudEvent` in structured mode, and `CloudEventsBinary` one whose
+    /// attributes are headers `ce-…`.
+    #[serde(default)]
+    pub format: MessageFormat,
     /// Content type of the body, which also decides how template values are escaped, 1 to 256
-    /// characters; default `application/json`.
+    /// characters; default `application/json`. A `format` other than `Event` decides it.
     #[serde(default = "super::default_content_type")]
     #[schemars(length(min = 1, max = 256))]
     pub content_type: String,
@@ -49,7 +55,8 @@ pub struct Webhook {
     #[schemars(length(max = 4))]
     pub signing_secrets: Vec<ValueSource>,
     /// Batching of events; left out, each event is sent alone. The body is a JSON array of what
-    /// `body` renders for each event, and headers must not contain templates.
+    /// `body` renders for each event, or of the events in their `format`, which must not be
+    /// `CloudEventsBinary`, and headers must not contain templates.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch: Option<Batch>,
     /// TLS settings, for a `https` URL that needs a private authority or a client certificate.

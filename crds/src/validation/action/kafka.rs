@@ -1,7 +1,7 @@
 //! Validation of a Kafka record: the rules that its schema cannot say.
 
 use super::batch::batch;
-use super::webhook::content_type;
+use super::format::{check_format, format_content_type};
 use crate::config::{KafkaConfig, SaslConfig, SaslMechanism};
 use crate::manifest::diagnostics::field;
 use crate::v1alpha1::{Kafka, Sasl};
@@ -25,12 +25,19 @@ pub(super) fn check(at: &str, kafka: &Kafka, context: &mut ValidationContext<'_>
             "would send the password in the clear; give `tls`, or make it ScramSha512 or ScramSha256",
         );
     }
+    check_format(
+        at,
+        kafka.format,
+        ("message", kafka.message.as_ref()),
+        context,
+    );
     KafkaConfig {
         brokers: brokers(&field(at, "brokers"), &kafka.brokers, context),
         topic: kafka.topic.clone(),
         key: kafka.key.clone(),
         message: kafka.message.clone(),
-        content_type: content_type(&field(at, "contentType"), &kafka.content_type, context),
+        format: kafka.format,
+        content_type: format_content_type(at, kafka.format, (&kafka.content_type, false), context),
         tls: tls.map(|tls| tls::check(&field(at, "tls"), tls, context)),
         sasl: sasl.and_then(|sasl| login(&field(at, "sasl"), sasl, context)),
         batch: batch(&field(at, "batch"), kafka.batch, context),

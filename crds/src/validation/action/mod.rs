@@ -2,6 +2,7 @@
 
 mod batch;
 mod email;
+mod format;
 mod kafka;
 mod log;
 mod nats;

@@ -1,6 +1,6 @@
 //! Validation of a NATS message: the rules that its schema cannot say.
 
-use super::webhook::content_type;
+use super::format::{check_format, format_content_type};
 use crate::config::{NatsConfig, ServerUrl};
 use crate::manifest::diagnostics::field;
 use crate::v1alpha1::Nats;
@@ -12,6 +12,7 @@ use crate::validation::url::url;
 pub(super) fn check(at: &str, nats: &Nats, context: &mut ValidationContext<'_>) -> NatsConfig {
     let credentials = nats.credentials.as_ref();
     let url = url(&field(at, "url"), &nats.url, ServerUrl::NATS, context);
+    check_format(at, nats.format, ("message", nats.message.as_ref()), context);
     NatsConfig {
         tls: tls::of_url(at, nats.tls.as_ref(), (&url, "tls"), context),
         url,
@@ -27,6 +28,7 @@ pub(super) fn check(at: &str, nats: &Nats, context: &mut ValidationContext<'_>) 
         }),
         subject: nats.subject.clone(),
         message: nats.message.clone(),
-        content_type: content_type(&field(at, "contentType"), &nats.content_type, context),
+        format: nats.format,
+        content_type: format_content_type(at, nats.format, (&nats.content_type, false), context),
     }
 }

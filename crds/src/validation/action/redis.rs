@@ -1,11 +1,12 @@
 //! Validation of a Redis command: the rules that its schema cannot say.
 
 use super::SHORTEST;
+use super::format::check_format;
 use super::webhook::content_type;
-use crate::config::{RedisCommand, RedisConfig, ServerUrl};
+use crate::config::{MessageFormat, RedisCommand, RedisConfig, ServerUrl};
 use crate::duration::HumanDuration;
 use crate::manifest::diagnostics::field;
-use crate::v1alpha1::Redis;
+use crate::v1alpha1::{Redis, RedisStreamAppend};
 use crate::validation::context::ValidationContext;
 use crate::validation::tls;
 use crate::validation::url::url;
@@ -53,11 +54,11 @@ fn command(at: &str, redis: &Redis, context: &mut ValidationContext<'_>) -> Redi
         });
     }
     if let Some(append) = &redis.append_to_stream {
-        given.push(RedisCommand::AppendToStream {
-            stream: append.stream.clone(),
-            message: append.message.clone(),
-            max_length: append.max_length,
-        });
+        given.push(append_to_stream(
+            &field(at, "appendToStream"),
+            append,
+            context,
+        ));
     }
     if given.len() != 1 {
         context.error(
@@ -70,4 +71,25 @@ fn command(at: &str, redis: &Redis, context: &mut ValidationContext<'_>) -> Redi
         tags: Vec::new(),
     };
     given.into_iter().next().unwrap_or(placeholder)
+}
+
+fn append_to_stream(
+    at: &str,
+    append: &RedisStreamAppend,
+    context: &mut ValidationContext<'_>,
+) -> RedisCommand {
+    let format = append.format;
+    check_format(at, format, ("message", append.message.as_ref()), context);
+    if format == MessageFormat::CloudEventsBinary {
+        context.error(
+            &field(at, "format"),
+            "needs headers, and entries of a stream have none; make it CloudEvents",
+        );
+    }
+    RedisCommand::AppendToStream {
+        stream: append.stream.clone(),
+        message: append.message.clone(),
+        format,
+        max_length: append.max_length,
+    }
 }

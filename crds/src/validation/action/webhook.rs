@@ -7,7 +7,10 @@ use base64::engine::general_purpose::STANDARD;
 use http::{HeaderName, HeaderValue as HttpValue};
 
 use super::batch::batch;
-use crate::config::{HeaderValue, Redacted, ServerUrl, WebhookConfig, is_json, is_own_header};
+use super::format::{check_format, format_content_type};
+use crate::config::{
+    HeaderValue, MessageFormat, Redacted, ServerUrl, WebhookConfig, is_json, is_own_header,
+};
 use crate::manifest::diagnostics::field;
 use crate::v1alpha1::{ValueSource, Webhook};
 use crate::validation::context::ValidationContext;
@@ -26,6 +29,11 @@ pub(super) fn check(
     webhook: &Webhook,
     context: &mut ValidationContext<'_>,
 ) -> WebhookConfig {
+    let format = webhook.format;
+    check_format(at, format, ("body", webhook.body.as_ref()), context);
+    if format == MessageFormat::CloudEventsBinary {
+        check_binary(at, webhook, context);
+    }
     if webhook.batch.is_some() {
         check_together(at, webhook, context);
     }
@@ -34,7 +42,13 @@ pub(super) fn check(
         method: webhook.method,
         headers: headers(&field(at, "headers"), &webhook.headers, context),
         body: webhook.body.clone(),
-        content_type: content_type(&field(at, "contentType"), &webhook.content_type, context),
+        format,
+        content_type: format_content_type(
+            at,
+            format,
+            (&webhook.content_type, webhook.batch.is_some()),
+            context,
+        ),
         signing_secrets: signing_secrets(at, webhook, context),
         batch: batch(&field(at, "batch"), webhook.batch, context),
         tls: webhook
@@ -44,9 +58,28 @@ pub(super) fn check(
     }
 }
 
+/// The attributes of one event are headers.
+fn check_binary(at: &str, webhook: &Webhook, context: &mut ValidationContext<'_>) {
+    if webhook.batch.is_some() {
+        context.error(
+            &field(at, "format"),
+            "has headers of one event, but one request is for several with `batch`; make it CloudEvents, or \
+             leave out `batch`",
+        );
+    }
+    for name in webhook.headers.keys() {
+        if name.to_ascii_lowercase().starts_with("ce-") {
+            context.error(
+                &field(&field(at, "headers"), name),
+                "is for the attributes that `format: CloudEventsBinary` sets; leave it out",
+            );
+        }
+    }
+}
+
 /// One request is for several events.
 fn check_together(at: &str, webhook: &Webhook, context: &mut ValidationContext<'_>) {
-    if !is_json(&webhook.content_type) {
+    if webhook.format == MessageFormat::Event && !is_json(&webhook.content_type) {
         context.error(
             &field(at, "contentType"),
             "is not JSON, but several events make a JSON array; leave out `batch`, or this",

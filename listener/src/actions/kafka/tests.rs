@@ -1,7 +1,7 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test may panic")]
 
 use crds::config::{
-    ActionKind, BatchConfig, Egress, Redacted, SaslConfig, SaslMechanism, TlsConfig,
+    ActionKind, BatchConfig, Egress, MessageFormat, Redacted, SaslConfig, SaslMechanism, TlsConfig,
 };
 
 use super::super::Action;
@@ -22,6 +22,7 @@ fn config(broker: (&str, u16)) -> KafkaConfig {
         topic: "orders".to_owned(),
         key: None,
         message: None,
+        format: MessageFormat::default(),
         content_type: "application/json".to_owned(),
         tls: None,
         sasl: None,

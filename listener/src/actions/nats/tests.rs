@@ -1,7 +1,7 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test may panic")]
 
 use async_nats::jetstream::stream;
-use crds::config::{ActionKind, TlsConfig};
+use crds::config::{ActionKind, MessageFormat, TlsConfig};
 
 use super::super::Action;
 use super::super::fixture::{action, delivery, fails_with, final_outcome, now, runtime};
@@ -21,6 +21,7 @@ fn compiled(url: &str, subject: &str) -> Action {
         credentials: None,
         subject: subject.to_owned(),
         message: Some("{\"order\": {{ new.id }}}".to_owned()),
+        format: MessageFormat::default(),
         content_type: "application/json".to_owned(),
     };
     Action::compile(&action(ActionKind::Nats(config)), &runtime()).unwrap()
@@ -127,6 +128,7 @@ async fn a_private_authority_and_a_certificate_of_our_own() {
             credentials: None,
             subject: "orders.eu".to_owned(),
             message: None,
+            format: MessageFormat::default(),
             content_type: "application/json".to_owned(),
         };
         Action::compile(&action(ActionKind::Nats(config)), &runtime()).unwrap()

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use crds::config::{RedisCommand, RedisConfig};
 use redis::Cmd;
 
@@ -47,7 +48,7 @@ pub(super) enum RenderedCommand {
 }
 
 impl CommandTemplate {
-    pub(super) fn compile(config: &RedisConfig) -> Result<Self, CompileError> {
+    pub(super) fn compile(config: &RedisConfig, listener: &str) -> Result<Self, CompileError> {
         let key = |place: &str, source: &String| {
             Template::compile(place.to_owned(), source, Format::Text)
         };
@@ -79,17 +80,23 @@ impl CommandTemplate {
             RedisCommand::AppendToStream {
                 stream,
                 message,
+                format,
                 max_length,
             } => Self::Add {
                 stream: key("redis.appendToStream.stream", stream)?,
-                message: value("redis.appendToStream.message", message)?,
+                message: value("redis.appendToStream.message", message)?
+                    .with_format(*format, listener),
                 max_length: *max_length,
             },
         })
     }
 
     /// Renders what is sent for a delivery.
-    pub(super) fn render(&self, delivery: &Delivery) -> Result<RenderedCommand, Failure> {
+    pub(super) fn render(
+        &self,
+        delivery: &Delivery,
+        now: DateTime<Utc>,
+    ) -> Result<RenderedCommand, Failure> {
         let input = RenderInput::new(delivery);
         Ok(RenderedCommand::Plain(match self {
             Self::Delete { keys, tags } => {
@@ -104,7 +111,9 @@ impl CommandTemplate {
                 ttl,
             } => {
                 let mut command = redis::cmd("SET");
-                command.arg(key.render(&input)?).arg(of.render(&input)?);
+                command
+                    .arg(key.render(&input)?)
+                    .arg(of.render(&input, now)?);
                 if let Some(ttl) = ttl {
                     let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
                     command.arg("PX").arg(millis.max(1));
@@ -115,7 +124,7 @@ impl CommandTemplate {
                 let mut command = redis::cmd("PUBLISH");
                 command
                     .arg(channel.render(&input)?)
-                    .arg(message.render(&input)?);
+                    .arg(message.render(&input, now)?);
                 command
             }
             Self::Add {
@@ -133,7 +142,7 @@ impl CommandTemplate {
                     .arg("id")
                     .arg(delivery.id())
                     .arg("event")
-                    .arg(message.render(&input)?);
+                    .arg(message.render(&input, now)?);
                 command
             }
         }))

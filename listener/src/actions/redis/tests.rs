@@ -1,6 +1,6 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test may panic")]
 
-use crds::config::{ActionKind, Redacted, TlsConfig};
+use crds::config::{ActionKind, MessageFormat, Redacted, TlsConfig};
 use redis::{AsyncCommands, AsyncConnectionConfig, Client};
 use testkit::servers::redis::{Options, PrivateRedis};
 
@@ -110,6 +110,7 @@ async fn an_entry_of_a_stream_carries_the_delivery_s_id() {
     let command = RedisCommand::AppendToStream {
         stream: "orders".to_owned(),
         message: Some("{{ new.id }}".to_owned()),
+        format: MessageFormat::default(),
         max_length: Some(1000),
     };
     let add = compiled(&server.url(), command);
@@ -150,6 +151,7 @@ async fn rejections_of_the_server_name_a_remedy() {
     let command = RedisCommand::AppendToStream {
         stream: "taken".to_owned(),
         message: None,
+        format: MessageFormat::default(),
         max_length: None,
     };
     let add = compiled(&server.url(), command);

@@ -550,7 +550,7 @@ fn no_template_makes_a_header_of_several_lines() {
             let value = HeaderConfig::Template(source.to_owned());
             config.headers = vec![("x-shop".to_owned(), value)];
             config.body = Some("{}".to_owned());
-            let Ok(webhook) = Webhook::compile(&config, 1) else {
+            let Ok(webhook) = Webhook::compile(&config, CompileContext::CHECK) else {
                 return;
             };
             let Ok((headers, _)) = webhook
