@@ -591,6 +591,7 @@ spec.source.wal.publication string default=observer
 spec.source.wal.slot string
 spec.source.wal.tables array maxItems=1000
 spec.source.wal.tables[] object
+spec.source.wal.tables[].contents string enum=["Rows","EntityChanges"] default=Rows
 spec.source.wal.tables[].exclude array maxItems=1000
 spec.source.wal.tables[].exclude[] string
 spec.source.wal.tables[].key array maxItems=32

@@ -52,7 +52,7 @@ pub use search::{
 };
 pub use server_url::ServerUrl;
 pub use slack::SlackConfig;
-pub use source::{OnSlotLost, WalSourceConfig, WalTableConfig};
+pub use source::{OnSlotLost, TableContents, WalSourceConfig, WalTableConfig};
 pub use teams::{TeamsConfig, TeamsContent};
 pub use tls::TlsConfig;
 pub use webhook::{BatchConfig, HeaderValue, Method, WebhookConfig, is_json, is_own_header};

@@ -29,6 +29,8 @@ pub struct WalSourceConfig {
 pub struct WalTableConfig {
     /// Schema and name.
     pub table: String,
+    /// What its rows are.
+    pub contents: TableContents,
     /// Columns that identify a row; the primary key where empty.
     pub key: Vec<String>,
     /// Column that names the tenant.
@@ -45,4 +47,14 @@ pub enum OnSlotLost {
     Stop,
     /// The gap is recorded, and a new slot is read.
     Recreate,
+}
+
+/// What the rows of a table are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TableContents {
+    /// Rows whose changes are events.
+    #[default]
+    Rows,
+    /// A `FraiseQL` application's log of entities, each row of which is an event.
+    EntityChanges,
 }

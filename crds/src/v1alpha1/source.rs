@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{ValueSource, never_null, open};
-use crate::config::OnSlotLost;
+use crate::config::{OnSlotLost, TableContents};
 
 /// How changes get into the change log. Set exactly one source. Its kind cannot change on an
 /// existing listener: each kind numbers and orders changes in its own way, so a stored position
@@ -86,6 +86,11 @@ pub struct WalTable {
     /// Schema and name, as `public.orders`, 3 to 255 characters; of a partitioned table, those of its root.
     #[schemars(length(min = 3, max = 255))]
     pub table: String,
+    /// What its rows are; default `Rows`. `Rows` are rows whose changes are events. `EntityChanges` is
+    /// the log of entities that a `FraiseQL` application keeps (`core.tb_entity_change_log`): each row that
+    /// is inserted is one event, of the entity `<schema>.<object_type>`.
+    #[serde(default)]
+    pub contents: TableContents,
     /// Columns that identify a row, at most 32, of 1 to 63 characters each; default is the primary key.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 63)))]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::context::ValidationContext;
 use super::url::database_url;
-use crate::config::{Redacted, WalSourceConfig, WalTableConfig};
+use crate::config::{Redacted, TableContents, WalSourceConfig, WalTableConfig};
 use crate::manifest::diagnostics::field;
 use crate::v1alpha1::{Source, WalSource, WalTable};
 
@@ -60,6 +60,7 @@ fn wal(
             .iter()
             .map(|table| WalTableConfig {
                 table: table.table.clone(),
+                contents: table.contents,
                 key: table.key.clone(),
                 tenant: table.tenant.clone(),
                 exclude: table.exclude.clone(),
@@ -73,6 +74,14 @@ fn check_table(at: &str, table: &WalTable, context: &mut ValidationContext<'_>) 
         context.error(
             &field(at, "table"),
             "names no schema; write it as public.orders",
+        );
+    }
+    let is_shaped = !table.key.is_empty() || table.tenant.is_some() || !table.exclude.is_empty();
+    if table.contents == TableContents::EntityChanges && is_shaped {
+        context.error(
+            at,
+            "has `contents: EntityChanges` and `key`, `tenant` or `exclude`; leave these out, as each row of the log \
+             names the key and the tenant",
         );
     }
     let carried = table.key.iter().chain(&table.tenant);

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use crds::config::WalTableConfig;
+use crds::config::{TableContents, WalTableConfig};
 use pgoutput::{LogicalMessage, OldTuple, PgMessage, Relation, Tuple};
 use pgwire_replication::Lsn;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::catalog::Catalog;
+use super::entity_change;
 use super::error::IngestError;
 use super::store::{LogRow, Progress, RowBatch};
 use super::strikes::Strikes;
@@ -192,24 +193,33 @@ impl Changes {
     pub(crate) fn message(&mut self, bytes: &[u8]) -> Result<(), IngestError> {
         match PgMessage::decode(bytes)? {
             PgMessage::Relation(relation) => self.relation(&relation),
-            PgMessage::Insert { relation, new } => self.change(relation, |changes, plan| {
-                let image = plan.new_image(&new, None);
-                changes.release_held();
-                let row = changes.insertion(plan, image);
-                changes.batch.extend(row);
-            }),
-            PgMessage::Update { relation, old, new } => self.change(relation, |changes, plan| {
-                changes.update(plan, old.as_ref(), &new);
-            }),
-            PgMessage::Delete { relation, old } => self.change(relation, |changes, plan| {
-                let image = plan.old_image(&old);
-                changes.release_held();
-                let row = changes.deletion(plan, image);
-                changes.batch.extend(row);
-            }),
+            PgMessage::Insert { relation, new } => {
+                self.change((relation, true), |changes, plan| {
+                    let image = plan.new_image(&new, None);
+                    changes.release_held();
+                    let row = match plan.contents {
+                        TableContents::Rows => changes.insertion(plan, image),
+                        TableContents::EntityChanges => changes.entity_change(plan, &image),
+                    };
+                    changes.batch.extend(row);
+                })
+            }
+            PgMessage::Update { relation, old, new } => {
+                self.change((relation, false), |changes, plan| {
+                    changes.update(plan, old.as_ref(), &new);
+                })
+            }
+            PgMessage::Delete { relation, old } => {
+                self.change((relation, false), |changes, plan| {
+                    let image = plan.old_image(&old);
+                    changes.release_held();
+                    let row = changes.deletion(plan, image);
+                    changes.batch.extend(row);
+                })
+            }
             PgMessage::Truncate { relations } => {
                 for relation in relations {
-                    self.change(relation, |changes, plan| {
+                    self.change((relation, false), |changes, plan| {
                         changes.release_held();
                         let row = changes.row('t', &plan.entity, (None, None), (None, None));
                         changes.batch.extend(row);
@@ -281,7 +291,7 @@ impl Changes {
 
     fn change(
         &mut self,
-        relation: u32,
+        (relation, is_insertion): (u32, bool),
         add: impl FnOnce(&mut Self, &TablePlan),
     ) -> Result<(), IngestError> {
         if !self.counts() {
@@ -289,7 +299,9 @@ impl Changes {
         }
         // The server sends what a table looks like before its rows.
         let plan = self.relations.get(&relation).cloned();
-        if let Some(plan) = plan.ok_or(pgoutput::DecodeError::Unknown('R', "a table"))? {
+        let plan = plan.ok_or(pgoutput::DecodeError::Unknown('R', "a table"))?;
+        if let Some(plan) = plan.filter(|plan| is_insertion || plan.contents == TableContents::Rows)
+        {
             add(self, &plan);
         }
         Ok(())
@@ -337,6 +349,16 @@ impl Changes {
     fn insertion(&mut self, plan: &TablePlan, after: Image) -> Option<LogRow> {
         let of = (after.key, after.tenant);
         self.row('i', &plan.entity, of, (None, Some(after.json)))
+    }
+
+    /// The event that a row of a log of entities is.
+    fn entity_change(&mut self, plan: &TablePlan, row: &Image) -> Option<LogRow> {
+        let Some(read) = entity_change::read(&plan.schema, &row.json) else {
+            self.malformed += 1;
+            return None;
+        };
+        let (of, images) = ((read.key, read.tenant), (read.old, read.new));
+        self.row(read.operation, &read.entity, of, images)
     }
 
     fn deletion(&mut self, plan: &TablePlan, before: Image) -> Option<LogRow> {

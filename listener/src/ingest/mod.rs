@@ -12,6 +12,7 @@ mod catalog;
 mod changes;
 mod connection;
 mod driver;
+mod entity_change;
 mod error;
 mod opening;
 mod pages;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crds::config::WalTableConfig;
+use crds::config::{TableContents, WalTableConfig};
 use pgoutput::{Identity, JsonType, OldTuple, Relation, Tuple, Value, write_value};
 
 use super::catalog::{Catalog, PublishedTable};
@@ -25,6 +25,10 @@ struct PlannedColumn {
 pub(crate) struct TablePlan {
     /// The entity.
     pub(crate) entity: Arc<str>,
+    /// What its rows are.
+    pub(crate) contents: TableContents,
+    /// Its schema.
+    pub(crate) schema: String,
     columns: Vec<PlannedColumn>,
     /// Places of the columns of the key; nothing for one that is not there, which counts as null.
     key: Vec<Option<usize>>,
@@ -73,6 +77,8 @@ impl TablePlan {
                 .collect(),
             tenant: config.and_then(|config| place(config.tenant.as_ref()?)),
             entity: Arc::from(entity),
+            contents: config.map_or(TableContents::Rows, |config| config.contents),
+            schema: relation.schema.clone(),
         }
     }
 

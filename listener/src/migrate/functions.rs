@@ -25,12 +25,13 @@ macro_rules! files {
 }
 
 /// Each with its name, in the order in which they are applied.
-const FILES: [(&str, &str); 14] = files![
+const FILES: [(&str, &str); 15] = files![
     "admin",
     "capture",
     "change_log",
     "delivery",
     "emit",
+    "entity_change",
     "job_admin",
     "job_claim",
     "job_enqueue",

@@ -4,6 +4,7 @@ use crds::pod_status::{CAPTURE_BROKEN, COLUMN_MISSING, TABLE_MISSING, TABLE_NOT_
 
 use super::Needs;
 use super::tables::{Table, Tables};
+use crate::delivery::entity;
 use crate::text::names::{did_you_mean, list};
 use crds::config::Operation;
 
@@ -30,6 +31,10 @@ pub(super) fn of(needs: &Needs, tables: &Tables) -> Vec<Finding> {
     };
     let entity = |reason, message| finding(&needs.entity_path, reason, message);
     let Some(table) = tables.known.get(&needs.entity) else {
+        let schema = entity::split(&needs.entity).map(|(schema, _)| schema);
+        if schema.is_some_and(|schema| tables.entity_logs.contains(&schema.into_owned())) {
+            return Vec::new();
+        }
         let missing = missing(needs, tables).map(|message| entity(TABLE_MISSING, message));
         return missing.into_iter().collect();
     };
@@ -184,6 +189,7 @@ mod tests {
         Tables {
             known: [(orders.entity.clone(), orders)].into(),
             names: vec!["shop.orders".to_owned()],
+            entity_logs: vec!["core".to_owned()],
         }
     }
 
@@ -192,6 +198,15 @@ mod tests {
             .into_iter()
             .map(|one| one.message)
             .collect()
+    }
+
+    #[test]
+    fn entities_of_a_log_are_no_tables() {
+        assert!(messages(&needs("core.Post", &[Operation::Insert])).is_empty());
+        assert_eq!(
+            messages(&needs("cores.Post", &[Operation::Insert])).len(),
+            1
+        );
     }
 
     #[test]

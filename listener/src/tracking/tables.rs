@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crds::config::WalSourceConfig;
+use crds::config::{TableContents, WalSourceConfig};
 use sqlx::PgPool;
+
+use crate::delivery::entity;
 
 /// A table, or a relation with a name like one.
 #[derive(Clone, Debug, Default, sqlx::FromRow)]
@@ -32,6 +34,8 @@ pub(super) struct Tables {
     /// The names of all tables, where one that is asked for does not exist; those that are tracked
     /// come first.
     pub(super) names: Vec<String>,
+    /// Schemas with a log of entities, whose entities are no tables.
+    pub(super) entity_logs: Vec<String>,
 }
 
 /// Tables and relations with names like theirs, by entity. Of a partition `entity_of` gives the root, so the own name is put together here.
@@ -87,7 +91,18 @@ impl Tables {
                 .fetch_all(pool)
                 .await?
         };
-        Ok(Self { known, names })
+        let entity_logs = sqlx::query_scalar(
+            "select distinct n.nspname::text from pg_trigger t join pg_class c on c.oid = t.tgrelid
+             join pg_namespace n on n.oid = c.relnamespace
+             where t.tgfoid = 'observer.log_entity_changes()'::regprocedure",
+        )
+        .fetch_all(pool)
+        .await?;
+        Ok(Self {
+            known,
+            names,
+            entity_logs,
+        })
     }
 
     /// Looks for the tables of these names in the database of a source, which need not have the schema `observer`.
@@ -143,6 +158,13 @@ impl Tables {
                 .fetch_all(pool)
                 .await?
         };
-        Ok(Self { known, names })
+        let logs = source.tables.iter();
+        let logs = logs.filter(|table| table.contents == TableContents::EntityChanges);
+        let schemas = logs.filter_map(|table| Some(entity::split(&table.table)?.0.into_owned()));
+        Ok(Self {
+            known,
+            names,
+            entity_logs: schemas.collect(),
+        })
     }
 }

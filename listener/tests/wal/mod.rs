@@ -1,6 +1,7 @@
 //! The server's own log as the source of the change log.
 
 mod backfill;
+mod entity_changes;
 mod examples;
 mod failover;
 mod losses;

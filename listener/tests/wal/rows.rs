@@ -9,7 +9,7 @@ use crate::support::listener::{Config, Process, observer};
 use observer_listener::migrate::migrate;
 
 /// Operation, entity, key, tenant and both images, as text.
-type LoggedRow = (
+pub(super) type LoggedRow = (
     String,
     String,
     Option<String>,
@@ -18,7 +18,7 @@ type LoggedRow = (
     Option<String>,
 );
 
-async fn logged(pool: &sqlx::PgPool) -> Vec<LoggedRow> {
+pub(super) async fn logged(pool: &sqlx::PgPool) -> Vec<LoggedRow> {
     let rows = sqlx::query(
         "select operation::text, entity, key, tenant, old::text, new::text, size, hash
          from observer.change_log order by id",
