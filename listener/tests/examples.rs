@@ -157,6 +157,33 @@ async fn formats() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn backfill() {
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let hook = sink.url("/hook");
+    let secrets = [("shop-hooks", "orders-url", &*hook)];
+    let (db, process) = start("backfill.yaml", &secrets, &[]).await;
+    eventually("the table is backfilled", async || {
+        let state = "select max(state) from observer.backfill where entity = 'public.orders' and is_initial";
+        let state: Option<String> = db.value(state).await;
+        (state.as_deref() == Some("Completed")).then_some(())
+    })
+    .await;
+    db.run("insert into orders values (7, 1, 'ada', 'new')")
+        .await;
+    // As the file's own comment does, for a backfill later.
+    db.run("insert into observer.backfill (listener, entity) values ('default/backfill', 'public.orders')")
+        .await;
+    sink.arrived(2).await;
+    process.stop().await;
+    let operations: Vec<Value> = sink
+        .received()
+        .iter()
+        .map(|one| json(one)["operation"].take())
+        .collect();
+    assert_eq!(operations, ["Insert", "Read"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn redis() {
     let server = PrivateRedis::start(&Options::default()).await.unwrap();
     let client = Client::open(server.url()).unwrap();

@@ -20,9 +20,7 @@ mod work;
 
 pub use check::{CheckError, check};
 pub use request::{BackfillFilter, BackfillRequest, FilterError, MAX_FILTERS, MAX_RATE};
-pub(crate) use runner::{
-    Backfiller, LOOK_INTERVAL, PageError, PagePace, begin_read, wait_for_room,
-};
+pub(crate) use runner::{Backfiller, LOOK_INTERVAL, PageError, PagePace, begin_read};
 pub(crate) use store::start_initial;
 pub use store::{Backfill, BackfillState, Change, StoreError, cancel, list, resume, start};
 pub(crate) use table::KeyedTable;

@@ -28,12 +28,6 @@ const MAX_PAGE: u32 = 5000;
 const MIN_PAGE: u32 = 10;
 const PAGE_TIME: Duration = Duration::from_millis(200);
 
-/// While the listener is this many events behind, no page is read: the change log is not to grow without bound.
-const MAX_BACKLOG: i64 = 200_000;
-
-/// Pause while it is.
-const BACKLOG_PAUSE: Duration = Duration::from_millis(200);
-
 /// What only a change by a person mends: data exceptions, missing tables and columns, missing rights.
 const PERMANENT: [&str; 3] = ["22", "42", "0A"];
 
@@ -112,6 +106,11 @@ impl PagePace {
         self.size.min(most)
     }
 
+    /// Takes note that a page has failed, perhaps as it took too long.
+    pub(crate) fn fail(&mut self) {
+        self.size = (self.size / 2).max(MIN_PAGE);
+    }
+
     /// Takes note that the page is read: the next one has as many rows as fit the time.
     pub(crate) fn read(&mut self) {
         let took = self.begun.elapsed();
@@ -188,7 +187,7 @@ impl Backfiller {
             tracing::debug!(%error, "cannot estimate the rows of a table");
         }
         loop {
-            if !wait_for_room(&self.store, &claimed).await? {
+            if !self.store.wait_for_room(&claimed).await? {
                 return Ok(true);
             }
             match self.page(&claimed, &mut at, &mut pace).await {
@@ -207,6 +206,7 @@ impl Backfiller {
                     return Ok(true);
                 }
                 Err(error) => {
+                    pace.fail();
                     tracing::warn!(
                         id,
                         entity,
@@ -263,20 +263,6 @@ impl Backfiller {
     }
 }
 
-/// Waits until the listener is not too far behind. Returns false if the backfill is not this process's any more.
-pub(crate) async fn wait_for_room(
-    store: &BackfillStore,
-    claimed: &ClaimedBackfill,
-) -> Result<bool, sqlx::Error> {
-    while store.backlog(&claimed.listener).await? > MAX_BACKLOG {
-        if !store.renew(claimed).await? {
-            return Ok(false);
-        }
-        sleep(BACKLOG_PAUSE).await;
-    }
-    Ok(true)
-}
-
 /// Begins a transaction of one snapshot, in which texts of values are those of the change log, and policies of rows
 /// are an error.
 pub(crate) async fn begin_read(
@@ -323,6 +309,7 @@ async fn append(
     let (key, tenant): (Vec<String>, Option<String>) = (tracked.try_get(0)?, tracked.try_get(1)?);
     let visible: Option<String> = tracked.try_get(2)?;
     let page = table.page(&backfill.filters, at.last_key.is_none(), None)?;
+    let most = table.bounded(most);
     at.table = Some(table);
     let image = visible.map_or_else(
         || "row_to_json(t.*)".to_owned(),

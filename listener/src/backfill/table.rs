@@ -9,6 +9,9 @@ use sqlx::{PgConnection, Row};
 use super::request::BackfillFilter;
 use crate::tracking::NAMED;
 
+/// Bytes of a page's rows in the table at most, about.
+const MAX_PAGE_BYTES: i64 = 16 << 20;
+
 /// Why a table cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TableError {
@@ -69,6 +72,8 @@ pub(crate) struct KeyedTable {
     entity: String,
     /// What the planner takes for the number of its rows.
     pub(crate) estimated_rows: i64,
+    /// Bytes of a row on average, about; nothing where the table was never analyzed.
+    row_bytes: Option<i64>,
     /// Changes with the definition of the table.
     version: String,
     /// As SQL selects from it, without the tables that inherit from it.
@@ -149,6 +154,8 @@ impl KeyedTable {
              select n.oid, n.relkind::text, n.relispartition, pg_partition_root(n.oid)::regclass::text,
                  quote_ident(s.nspname) || '.' || quote_ident(c.relname),
                  (select sum(greatest(m.reltuples, 0))::bigint from pg_class m
+                  where m.oid in (select n.oid union select relid from pg_partition_tree(n.oid)) and m.relkind = 'r'),
+                 (select (sum(pg_table_size(m.oid)) / nullif(sum(greatest(m.reltuples, 0)), 0))::bigint from pg_class m
                   where m.oid in (select n.oid union select relid from pg_partition_tree(n.oid)) and m.relkind = 'r')
              from named n join pg_class c on c.oid = n.oid join pg_namespace s on s.oid = c.relnamespace
              where n.entity = $1"
@@ -193,6 +200,7 @@ impl KeyedTable {
             oid: oid.0,
             entity: entity.to_owned(),
             version,
+            row_bytes: row.try_get(6)?,
             estimated_rows: row.try_get::<Option<i64>, _>(5)?.unwrap_or(0),
             from: if kind == "r" {
                 format!("only {name}")
@@ -202,6 +210,13 @@ impl KeyedTable {
             key: key.collect(),
             columns,
         })
+    }
+
+    /// Returns how many rows a page may have that is to have this many, so that it is not too large.
+    pub(crate) fn bounded(&self, rows: u32) -> u32 {
+        let most = self.row_bytes.map(|bytes| MAX_PAGE_BYTES / bytes.max(1));
+        let most = most.and_then(|most| u32::try_from(most.max(1)).ok());
+        rows.min(most.unwrap_or(rows))
     }
 
     /// Returns the statement of a page, after a row or from the beginning, with a condition of SQL if there is one.
@@ -298,6 +313,7 @@ mod tests {
             entity: "public.orders".to_owned(),
             estimated_rows: 0,
             version: String::new(),
+            row_bytes: None,
             from: "only public.orders".to_owned(),
             key: vec![column("org", "text"), column("\"Id\"", "bigint")],
             columns: BTreeMap::from([("Id".to_owned(), column("\"Id\"", "bigint"))]),
@@ -320,6 +336,22 @@ mod tests {
             first.from,
             "from only public.orders t where true order by t.org, t.\"Id\" limit $3"
         );
+    }
+
+    #[test]
+    fn pages_of_long_rows_have_few() {
+        let of = |row_bytes, rows| {
+            KeyedTable {
+                row_bytes,
+                ..orders()
+            }
+            .bounded(rows)
+        };
+        assert_eq!(
+            (of(None, 500), of(Some(0), 500), of(Some(100), 500)),
+            (500, 500, 500)
+        );
+        assert_eq!((of(Some(1 << 20), 500), of(Some(1 << 30), 500)), (16, 1));
     }
 
     #[test]

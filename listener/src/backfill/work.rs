@@ -5,9 +5,23 @@ use std::time::Duration;
 
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, Row};
+use tokio::time::{Instant, sleep};
 
 use super::store::{Backfill, COLUMNS, backfill};
 use crate::database::interval;
+
+/// While the listener is this many events behind, no page is read: the change log is not to grow without bound.
+const MAX_BACKLOG: i64 = 200_000;
+
+/// Pause while it is, and how long a process waits for one backfill.
+const BACKLOG_PAUSE: Duration = Duration::from_millis(200);
+const MAX_WAIT: Duration = Duration::from_secs(5);
+
+/// By how many events the listener of `b` is behind the end of the log, about; null before it has positions.
+const BACKLOG: &str = "
+    select (select case when is_called then last_value else 0 end from observer.change_log_id)
+        - min(case when c.window_snapshot is null then c.base_high_id else c.last_id end)
+    from observer.checkpoint c where c.listener = b.listener";
 
 /// Which backfills are worked on.
 #[derive(Clone, Debug)]
@@ -62,8 +76,8 @@ impl BackfillStore {
         }
     }
 
-    /// Claims the oldest one that is not over, unless another process works on it. One listener has one at a time, and
-    /// none before all its shards have a position: what is read then lies after it.
+    /// Claims the oldest one that is not over, unless another process works on it. One listener has one at a time, none
+    /// before its shards have positions (what is read then lies after them), and none while it is far behind.
     pub(crate) async fn claim(&self) -> Result<Option<ClaimedBackfill>, sqlx::Error> {
         let (scope, name) = match &self.scope {
             PageScope::Listener(name) => ("b.listener = $1", name),
@@ -79,7 +93,7 @@ impl BackfillStore {
              where id = (
                  select b.id from observer.backfill b
                  where {scope} and b.state in ('Pending', 'Running')
-                   and exists (select from observer.checkpoint c where c.listener = b.listener)
+                   and ({BACKLOG}) <= $4
                  order by b.id limit 1)
                and state in ('Pending', 'Running')
                and (holder = $2 or expires_at < clock_timestamp() or state = 'Pending')
@@ -89,6 +103,7 @@ impl BackfillStore {
             .bind(name)
             .bind(&self.holder)
             .bind(interval(self.lease))
+            .bind(MAX_BACKLOG)
             .fetch_optional(&self.pool)
             .await?;
         let claimed = |row: &PgRow| -> Result<ClaimedBackfill, sqlx::Error> {
@@ -196,15 +211,43 @@ impl BackfillStore {
         Ok(moved.rows_affected() > 0)
     }
 
-    /// Returns by how many events the listener is behind the end of the log, about.
-    pub(crate) async fn backlog(&self, listener: &str) -> Result<i64, sqlx::Error> {
-        sqlx::query_scalar(
-            "select (select case when is_called then last_value else 0 end from observer.change_log_id)
-                 - coalesce(min(case when window_snapshot is null then base_high_id else last_id end), 0)
-             from observer.checkpoint where listener = $1",
+    /// Waits until the listener is not too far behind. Returns false if the backfill is not this process's any more:
+    /// after a while it is left to the next process, since other listeners may have some too.
+    pub(crate) async fn wait_for_room(
+        &self,
+        claimed: &ClaimedBackfill,
+    ) -> Result<bool, sqlx::Error> {
+        let sql = format!("select ({BACKLOG}) <= $2 from (select $1 as listener) b");
+        let begun = Instant::now();
+        loop {
+            let has_room: Option<bool> = sqlx::query_scalar(sqlx::AssertSqlSafe(sql.clone()))
+                .bind(&claimed.listener)
+                .bind(MAX_BACKLOG)
+                .fetch_one(&self.pool)
+                .await?;
+            if has_room == Some(true) {
+                return Ok(true);
+            }
+            if begun.elapsed() >= MAX_WAIT {
+                self.leave(claimed).await?;
+                return Ok(false);
+            }
+            if !self.renew(claimed).await? {
+                return Ok(false);
+            }
+            sleep(BACKLOG_PAUSE).await;
+        }
+    }
+
+    async fn leave(&self, claimed: &ClaimedBackfill) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "update observer.backfill set state = 'Pending', holder = '', expires_at = '-infinity'
+             where id = $1 and epoch = $2 and state = 'Running'",
         )
-        .bind(listener)
-        .fetch_one(&self.pool)
+        .bind(claimed.backfill.id)
+        .bind(claimed.epoch)
+        .execute(&self.pool)
         .await
+        .map(drop)
     }
 }

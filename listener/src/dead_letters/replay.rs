@@ -98,10 +98,11 @@ pub async fn request(
     })
 }
 
-/// Excludes events that are too large to be read and so have no deliveries.
+/// Excludes events that are too large to be read and so have no deliveries, and rows that backfills have read: they
+/// may be others', and are older by now than what another backfill reads.
 pub(crate) const MATCHES: &str = "c.entity = $1 and c.operation::text = any($2) and ($3::text is null or c.tenant = $3)
     and ($4::text is null or c.key = $4) and c.occurred_at >= $5 and c.occurred_at < $6 and c.size <= 16777216
-    and coalesce(octet_length(c.key), 0) <= 8192 and coalesce(octet_length(c.tenant), 0) <= 8192";
+    and coalesce(octet_length(c.key), 0) <= 8192 and coalesce(octet_length(c.tenant), 0) <= 8192 and c.operation <> 'r'";
 
 const _: () = assert!(
     MAX_EVENT_BYTES == 16_777_216 && MAX_KEY_BYTES == 8192 && MAX_TENANT_BYTES == 8192,

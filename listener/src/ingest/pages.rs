@@ -6,6 +6,7 @@ use std::time::Duration;
 use backoff::Backoff;
 use chrono::{DateTime, Utc};
 use crds::config::WalSourceConfig;
+use futures::TryStreamExt as _;
 use pgoutput::{Column, Identity, Relation, Value};
 use pgwire_replication::Lsn;
 use sqlx::postgres::types::Oid;
@@ -20,7 +21,7 @@ use super::store::LogRow;
 use super::table_plan::TablePlan;
 use crate::backfill::{
     BackfillStore, ClaimedBackfill, KeyedTable, LOOK_INTERVAL, PageError, PagePace, PageProgress,
-    begin_read, wait_for_room,
+    begin_read,
 };
 use crate::capture::snapshot::Snapshot;
 use crate::telemetry::backfill_metrics::BackfillMetrics;
@@ -93,6 +94,26 @@ struct LoggedTable {
     columns: String,
     /// Which rows are published.
     condition: Option<String>,
+}
+
+impl LoggedTable {
+    /// Returns a row of the log, from the texts of the columns.
+    fn row(&self, texts: &[Option<String>], at: DateTime<Utc>) -> LogRow {
+        let values = texts.iter().map(|text| match text {
+            Some(text) => Value::Text(text),
+            None => Value::Null,
+        });
+        let image = self.plan.new_image(&values.collect(), None);
+        LogRow {
+            operation: 'r',
+            entity: Arc::clone(&self.plan.entity),
+            key: image.key,
+            tenant: image.tenant,
+            occurred_at: at,
+            old: None,
+            new: Some(image.json),
+        }
+    }
 }
 
 /// What of a table is published: names, types and texts of its columns, and a condition.
@@ -207,7 +228,9 @@ impl PageReader {
         tracing::info!(id, entity, "backfilling");
         let (mut claimed, mut table) = (claimed.clone(), None);
         let (mut speed, mut backoff) = (PagePace::new(claimed.backfill.rate), RETRY);
-        while wait_for_room(&self.store, &claimed)
+        while self
+            .store
+            .wait_for_room(&claimed)
             .await
             .map_err(IngestError::Log)?
         {
@@ -221,6 +244,7 @@ impl PageReader {
                 Ok(page) => page,
                 Err(error) if error.is_permanent() => return self.fail(&claimed, &error).await,
                 Err(error) => {
+                    speed.fail();
                     tracing::warn!(
                         id,
                         entity,
@@ -295,57 +319,48 @@ impl PageReader {
         let is_first = claimed.last_key.is_none();
         let condition = table.condition.as_deref();
         let select = table.table.page(&backfill.filters, is_first, condition)?;
-        let sql = format!(
-            "select {}, array[{}]::text[] {}",
-            select.key, table.columns, select.from
-        );
-        let values: Vec<&str> = backfill.filters.iter().map(|one| &*one.value).collect();
-        let found = sqlx::query(AssertSqlSafe(sql))
-            .bind(&claimed.last_key)
-            .bind(values)
-            .bind(i64::from(most))
-            .fetch_all(&mut *tx)
-            .await?;
-        // After the snapshot was taken, so that all it sees is before.
+        let most = table.table.bounded(most);
+        // The snapshot is taken, so all that it sees was written before this.
         let (snapshot, end, at): (String, String, DateTime<Utc>) = sqlx::query_as(
             "select pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text, transaction_timestamp()",
         )
         .fetch_one(&mut *tx)
         .await?;
-        tx.rollback().await?;
-        let decoded = |error: Box<dyn std::error::Error + Send + Sync>| sqlx::Error::Decode(error);
-        let (mut rows, mut last_key, mut bytes) = (Vec::with_capacity(found.len()), None, 0);
-        for row in &found {
+        let sql = format!(
+            "select {}, array[{}]::text[] {}",
+            select.key, table.columns, select.from
+        );
+        let values: Vec<&str> = backfill.filters.iter().map(|one| &*one.value).collect();
+        let mut found = sqlx::query(AssertSqlSafe(sql))
+            .bind(&claimed.last_key)
+            .bind(values)
+            .bind(i64::from(most))
+            .fetch(&mut *tx);
+        let (mut rows, mut last_key, mut bytes) = (Vec::new(), None, 0);
+        let is_cut = loop {
+            if bytes > MAX_BYTES {
+                break true;
+            }
+            let Some(row) = found.try_next().await? else {
+                break false;
+            };
             let texts: Vec<Option<String>> = row.try_get(1)?;
             bytes += texts.iter().flatten().map(String::len).sum::<usize>();
-            let values = texts.iter().map(|text| match text {
-                Some(text) => Value::Text(text),
-                None => Value::Null,
-            });
-            let image = table.plan.new_image(&values.collect(), None);
-            rows.push(LogRow {
-                operation: 'r',
-                entity: Arc::clone(&table.plan.entity),
-                key: image.key,
-                tenant: image.tenant,
-                occurred_at: at,
-                old: None,
-                new: Some(image.json),
-            });
+            rows.push(table.row(&texts, at));
             last_key = Some(row.try_get(0)?);
-            if bytes > MAX_BYTES {
-                break;
-            }
-        }
+        };
+        drop(found);
+        tx.rollback().await?;
+        let count = u32::try_from(rows.len()).unwrap_or(u32::MAX);
+        let decoded = |error: Box<dyn std::error::Error + Send + Sync>| sqlx::Error::Decode(error);
         Ok(Page {
             claimed: claimed.clone(),
             snapshot: snapshot.parse().map_err(|error| decoded(Box::new(error)))?,
             end: Lsn::parse(&end).map_err(|error| decoded(Box::new(error)))?,
             progress: PageProgress {
                 last_key,
-                rows: i64::try_from(rows.len()).unwrap_or(i64::MAX),
-                is_last: found.len() < usize::try_from(most).unwrap_or(usize::MAX)
-                    && rows.len() == found.len(),
+                rows: count.into(),
+                is_last: !is_cut && count < most,
             },
             rows,
         })

@@ -58,6 +58,8 @@ const fn code(operation: Operation) -> (&'static str, &'static str) {
         Operation::Delete => ("d", "false"),
         Operation::Truncate => ("t", "false"),
         Operation::Custom => ("m", "false"),
+        // As of an incremental snapshot, which is beside the changes too.
+        Operation::Read => ("r", "incremental"),
     }
 }
 

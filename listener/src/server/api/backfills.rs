@@ -1,12 +1,13 @@
 //! Backfills in the HTTP API.
 
+use axum::http::StatusCode;
 use axum::response::Response;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::endpoint::{Call, json};
 use super::problem::Problem;
-use super::selection::{FilterText, has_nul, invalid};
+use super::selection::{FilterText, RowId, has_nul, invalid};
 use crate::backfill::{
     self, Backfill, BackfillFilter, BackfillRequest, Change, CheckError, StoreError,
 };
@@ -32,8 +33,8 @@ pub(super) struct NewBackfill {
     #[schemars(length(max = 16))]
     filters: Vec<BackfillFilter>,
     /// Most rows per second, 1 to 1000000; default is as fast as they are delivered.
-    #[schemars(range(min = 1, max = 1_000_000))]
-    rate: Option<u32>,
+    #[schemars(with = "Option<u32>", range(min = 1, max = 1_000_000))]
+    rate: Option<RowId>,
 }
 
 /// A backfill by its id.
@@ -41,8 +42,7 @@ pub(super) struct NewBackfill {
 #[serde(deny_unknown_fields)]
 pub(super) struct BackfillId {
     /// Its id.
-    #[schemars(range(min = 1, max = 9_223_372_036_854_775_807_i64))]
-    id: i64,
+    id: RowId,
 }
 
 pub(super) async fn list(call: Call) -> Result<Response, Problem> {
@@ -63,12 +63,14 @@ pub(super) async fn start(call: Call) -> Result<Response, Problem> {
         entity: FilterText::text(Some(body.entity)).unwrap_or_default(),
         observer: FilterText::text(body.observer),
         filters: body.filters,
-        rate: body.rate,
+        rate: body
+            .rate
+            .map(|RowId(rate)| u32::try_from(rate).unwrap_or(u32::MAX)),
     };
     let source = context.source.as_deref();
     match backfill::check(&context.pool, source, &request).await {
         Ok(_) => {}
-        Err(CheckError::Table(message)) => return Err(invalid(message)),
+        Err(CheckError::Table(message)) => return Err(conflict(message)),
         Err(CheckError::Database(error)) => return Err(error.into()),
         Err(error @ CheckError::Source(_)) => return Err(Problem::unavailable(error.to_string())),
     }
@@ -81,14 +83,14 @@ pub(super) async fn start(call: Call) -> Result<Response, Problem> {
 }
 
 pub(super) async fn cancel(call: Call) -> Result<Response, Problem> {
-    let BackfillId { id } = call.json()?;
+    let BackfillId { id: RowId(id) } = call.json()?;
     let context = &call.context;
     let done = backfill::cancel(&context.pool, &context.listener, id).await?;
     changed(&call, id, done).await
 }
 
 pub(super) async fn resume(call: Call) -> Result<Response, Problem> {
-    let BackfillId { id } = call.json()?;
+    let BackfillId { id: RowId(id) } = call.json()?;
     let context = &call.context;
     let done = backfill::resume(&context.pool, &context.listener, id).await?;
     changed(&call, id, done).await
@@ -98,7 +100,7 @@ async fn changed(call: &Call, id: i64, done: Change) -> Result<Response, Problem
     match done {
         Change::Done => show(call, id).await,
         Change::Missing => Err(missing(id)),
-        Change::Already(state) => Err(invalid(format!(
+        Change::Already(state) => Err(conflict(format!(
             "backfill {id} is {}, so there is nothing to do",
             state.as_str()
         ))),
@@ -109,6 +111,11 @@ async fn show(call: &Call, id: i64) -> Result<Response, Problem> {
     let context = &call.context;
     let found = backfill::list(&context.pool, &context.listener, Some(id)).await?;
     json(found.first().ok_or_else(|| missing(id))?)
+}
+
+/// What is asked for does not fit what is there.
+fn conflict(detail: String) -> Problem {
+    Problem::new(StatusCode::CONFLICT, detail)
 }
 
 fn missing(id: i64) -> Problem {

@@ -1,6 +1,5 @@
 //! Dead letters in the HTTP API.
 
-use std::borrow::Cow;
 use std::io;
 
 use axum::body::Body;
@@ -10,20 +9,16 @@ use chrono::{DateTime, Utc};
 use futures::stream;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
-use serde_json::Number;
 
 use super::endpoint::{Call, NothingMatches, json, schema_of};
 use super::problem::Problem;
 use super::selection::{
-    AffectedCount, FilterText, MAX_IDS, Selector, by_ids_or_all, check_ids, invalid, one_of,
+    AffectedCount, FilterText, MAX_IDS, RowId, Selector, by_ids_or_all, check_ids, invalid, one_of,
 };
 use crate::dead_letters::admin::{self, DeadLetterFilter, DeadLetterRow};
 
 /// Dead letters in memory during an export.
 const EXPORT_PAGE: i64 = 100;
-
-/// Largest id that every client can write as a number.
-const MAX_ID: i64 = (1 << 53) - 1;
 
 /// Content of an export.
 pub(super) const LINES: &str = "application/x-ndjson";
@@ -46,37 +41,6 @@ struct DeadLetterIds {
     /// The ids.
     #[schemars(length(min = 1, max = MAX_IDS))]
     ids: Vec<RowId>,
-}
-
-/// Id of a dead letter. JSON has but one kind of numbers, so `7.0` is 7.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(try_from = "Number")]
-struct RowId(i64);
-
-impl TryFrom<Number> for RowId {
-    type Error = &'static str;
-
-    fn try_from(number: Number) -> Result<Self, Self::Error> {
-        let text = number.to_string();
-        let digits = text
-            .split_once('.')
-            .filter(|(_, rest)| rest.bytes().all(|digit| digit == b'0'))
-            .map_or(&*text, |(digits, _)| digits);
-        match digits.parse() {
-            Ok(id) if (1..=MAX_ID).contains(&id) => Ok(Self(id)),
-            _ => Err("an id must be a whole number from 1 on"),
-        }
-    }
-}
-
-impl JsonSchema for RowId {
-    fn schema_name() -> Cow<'static, str> {
-        "DeadLetterId".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        schemars::json_schema!({ "type": "integer", "minimum": 1, "maximum": MAX_ID })
-    }
 }
 
 /// Dead letters to change: all that match a filter.

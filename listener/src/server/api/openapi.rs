@@ -35,7 +35,8 @@ const PROBLEMS: [(&str, &str); 8] = [
 ];
 
 /// Problems of endpoints that take a body.
-const BODY_PROBLEMS: [(&str, &str); 3] = [
+const BODY_PROBLEMS: [(&str, &str); 4] = [
+    ("409", "It does not fit what is there."),
     ("413", "The body is too large."),
     ("415", "The body is not JSON."),
     ("422", "The body is JSON, and not as documented."),

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Number, Value};
 
 use super::endpoint::Call;
 use super::problem::Problem;
@@ -56,6 +56,40 @@ impl JsonSchema for FilterText {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         schemars::json_schema!({ "type": "string", "minLength": 1, "pattern": "^[^\u{0}]*$" })
+    }
+}
+
+/// Largest id that every client can write as a number.
+const MAX_ID: i64 = (1 << 53) - 1;
+
+/// Number of a row. JSON has but one kind of numbers, so `7.0` is 7.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "Number")]
+pub(super) struct RowId(pub(super) i64);
+
+impl TryFrom<Number> for RowId {
+    type Error = &'static str;
+
+    fn try_from(number: Number) -> Result<Self, Self::Error> {
+        let text = number.to_string();
+        let digits = text
+            .split_once('.')
+            .filter(|(_, rest)| rest.bytes().all(|digit| digit == b'0'))
+            .map_or(&*text, |(digits, _)| digits);
+        match digits.parse() {
+            Ok(id) if (1..=MAX_ID).contains(&id) => Ok(Self(id)),
+            _ => Err("an id must be a whole number from 1 on"),
+        }
+    }
+}
+
+impl JsonSchema for RowId {
+    fn schema_name() -> Cow<'static, str> {
+        "RowId".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        schemars::json_schema!({ "type": "integer", "minimum": 1, "maximum": MAX_ID })
     }
 }
 
