@@ -55,7 +55,20 @@ pub struct PodReport {
     /// How far the history of the pod's shards is; absent where none is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub search: Option<SearchReport>,
+    /// What keeps the pod from reading the source of the change log, or is about to, if so:
+    /// [`SOURCE_NOT_READ`], [`SLOT_LOST`] or [`SLOT_AT_RISK`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<PodProblem>,
 }
+
+/// Reason of a source: it is not read.
+pub const SOURCE_NOT_READ: &str = "SourceNotRead";
+
+/// Reason of a source: its slot does not hold what comes next, so changes are missing.
+pub const SLOT_LOST: &str = "SlotLost";
+
+/// Reason of a source: its slot is about to be invalidated.
+pub const SLOT_AT_RISK: &str = "SlotAtRisk";
 
 /// How far the history of a pod's shards is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -231,6 +231,21 @@ pub const FAULTS: &[Reason] = &[
 /// Reasons that concern the database or Redis.
 pub const DATABASE: &[Reason] = &[
     reason(
+        "SourceNotRead",
+        "The source of the change log is not read. What is logged already is delivered.",
+        "Read the message: it has the remedy. The slot holds what is not read, so nothing is missing yet.",
+    ),
+    reason(
+        "SlotLost",
+        "The slot of the source does not hold what comes next, so changes are missing. What is logged already is delivered.",
+        "Find out what was changed meanwhile. Set `spec.source.wal.onSlotLost: Recreate` to record the gap and go on with a new slot.",
+    ),
+    reason(
+        "SlotAtRisk",
+        "The server is about to invalidate the slot of the source, as it holds back too much of the write-ahead log.",
+        "Raise `max_slot_wal_keep_size` of the server, and see why the source is not read fast enough.",
+    ),
+    reason(
         "DatabaseUnreachable",
         "The database does not respond to the pod, or does not accept writes.",
         "Check address, network policy, TLS, and whether it is a standby. If it concerns one pod of several, look at its node.",

@@ -1,10 +1,12 @@
 //! The driver: takes the source over when it is free, reads its slot, and appends what comes.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use backoff::Backoff;
 use crds::config::WalSourceConfig;
+use crds::pod_status::{PodProblem, SLOT_AT_RISK};
 use sqlx::PgPool;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
@@ -23,6 +25,7 @@ use super::stream::Stream;
 use crate::backfill::{BackfillStore, PageScope};
 use crate::telemetry::backfill_metrics::BackfillMetrics;
 use crate::telemetry::source_metrics::SourceMetrics;
+use crate::telemetry::status::StatusReporter;
 
 /// Interval of attempts to take over a source that another process reads.
 const CLAIM_INTERVAL: Duration = Duration::from_secs(2);
@@ -38,6 +41,9 @@ const RENEWALS: u32 = 4;
 
 /// Interval of looks at the slot.
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long failures that pass by themselves are not told to the operator.
+const FAILURE_GRACE: Duration = Duration::from_secs(30);
 
 /// Longest wait for the release of the source at the end.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -58,6 +64,8 @@ pub(crate) struct Ingester {
     pub(crate) metrics: SourceMetrics,
     /// Metrics of backfills.
     pub(crate) backfill_metrics: BackfillMetrics,
+    /// What the operator is told.
+    pub(crate) reporter: Arc<StatusReporter>,
 }
 
 /// Relations that the catalog was read for.
@@ -74,7 +82,8 @@ struct Turns {
 impl Ingester {
     /// Reads until `stop`. Failures are logged, counted and tried again.
     pub(crate) async fn run(self, stop: CancellationToken) {
-        let (mut backoff, mut turns, mut last_error) = (RETRY, Turns::default(), String::new());
+        let (mut backoff, mut turns) = (RETRY, Turns::default());
+        let (mut last_error, mut failing_since) = (String::new(), None);
         while !stop.is_cancelled() {
             let begun = Instant::now();
             let result = stop
@@ -83,13 +92,20 @@ impl Ingester {
             self.metrics.set_unread();
             let pause = match result {
                 None => break,
-                Some(Ok(())) => CLAIM_INTERVAL,
+                Some(Ok(())) => {
+                    // Another process has it, and tells of it.
+                    self.reporter.set_source(None);
+                    failing_since = None;
+                    CLAIM_INTERVAL
+                }
                 Some(Err(IngestError::CatalogOutdated)) => Duration::ZERO,
                 Some(Err(error)) => {
                     if begun.elapsed() > RETRY.max() * 4 {
                         backoff.reset();
+                        failing_since = None;
                     }
-                    self.report(&error, &mut last_error);
+                    let since = *failing_since.get_or_insert(begun);
+                    self.report(&error, &mut last_error, since);
                     if error.needs_a_person() {
                         PERSON_PAUSE
                     } else {
@@ -106,7 +122,7 @@ impl Ingester {
     }
 
     /// Logs a failure once for as long as it stays the same.
-    fn report(&self, error: &IngestError, last: &mut String) {
+    fn report(&self, error: &IngestError, last: &mut String, since: Instant) {
         self.metrics
             .failures
             .with_label_values(&[error.reason()])
@@ -119,6 +135,12 @@ impl Ingester {
             tracing::error!(source, "nothing is read from the source: {text}");
         } else {
             tracing::warn!(source, "the source is not read for now: {text}; retrying");
+        }
+        if error.needs_a_person() || since.elapsed() >= FAILURE_GRACE {
+            self.reporter.set_source(Some(PodProblem {
+                reason: error.condition().to_owned(),
+                message: text.clone(),
+            }));
         }
         *last = text;
     }
@@ -171,6 +193,7 @@ impl Ingester {
             "reading the write-ahead log"
         );
         self.metrics.connected.set(1);
+        self.reporter.set_source(None);
         let tables = self.source.tables.clone();
         let (requests, pages) = mpsc::channel(1);
         let scope = PageScope::Source(store.name().to_owned());
@@ -196,7 +219,7 @@ impl Ingester {
             backfills,
             backfill_metrics: &self.backfill_metrics,
         };
-        let watching = watch(pool, store.name(), &self.metrics);
+        let watching = watch(pool, store.name(), &self.metrics, &self.reporter);
         let result = tokio::select! {
             result = stream.run(self.lease / RENEWALS) => result,
             () = watching => Ok(()),
@@ -209,7 +232,7 @@ impl Ingester {
 }
 
 /// Reports what the slot holds back. Ends never.
-async fn watch(pool: &PgPool, slot: &str, metrics: &SourceMetrics) {
+async fn watch(pool: &PgPool, slot: &str, metrics: &SourceMetrics, reporter: &StatusReporter) {
     let mut was_safe = true;
     loop {
         match slot_watch::read(pool, slot).await {
@@ -222,6 +245,15 @@ async fn watch(pool: &PgPool, slot: &str, metrics: &SourceMetrics) {
                         slot,
                         "the slot is about to be invalidated: raise max_slot_wal_keep_size of the server"
                     );
+                }
+                if was_safe != found.is_safe {
+                    let at_risk = || PodProblem {
+                        reason: SLOT_AT_RISK.to_owned(),
+                        message: format!(
+                            "the server is about to invalidate the slot {slot}: raise max_slot_wal_keep_size"
+                        ),
+                    };
+                    reporter.set_source((!found.is_safe).then(at_risk));
                 }
                 was_safe = found.is_safe;
             }

@@ -1,5 +1,6 @@
 //! Why a source is not read.
 
+use crds::pod_status::{SLOT_LOST, SOURCE_NOT_READ};
 use pgoutput::DecodeError;
 use pgwire_replication::{Lsn, PgWireError};
 
@@ -124,6 +125,14 @@ impl IngestError {
             Self::ForeignServer { .. } => "foreign_server",
             Self::Diverged { .. } => "diverged",
             Self::SlotLost { .. } => "slot_lost",
+        }
+    }
+
+    /// Returns the reason of the condition that it is told by.
+    pub(crate) fn condition(&self) -> &'static str {
+        match self {
+            Self::SlotLost { .. } => SLOT_LOST,
+            _ => SOURCE_NOT_READ,
         }
     }
 

@@ -133,6 +133,7 @@ impl SessionContext<'_> {
             lease: listener.lease.duration,
             metrics: self.sources.metrics.source.clone(),
             backfill_metrics: self.sources.metrics.backfill.clone(),
+            reporter: Arc::clone(&self.sources.reporter),
         };
         tasks.ingester = Some(AbortOnDropHandle::new(tokio::spawn(ingester.run(stop))));
         let following = notifications::follow(pool, Arc::clone(&tasks.appended));

@@ -40,6 +40,8 @@ struct PodState {
     tracking: Option<TrackingReport>,
     /// How far the history is, where one is kept.
     search: Option<SearchReport>,
+    /// What is wrong with the source that this process reads.
+    source: Option<PodProblem>,
 }
 
 impl PodState {
@@ -79,6 +81,7 @@ impl StatusReporter {
                 members: 0,
                 tracking: None,
                 search: None,
+                source: None,
             }),
         }
     }
@@ -119,6 +122,11 @@ impl StatusReporter {
     /// Sets how far the history of this process's shards is; nothing where none is kept.
     pub fn set_search(&self, search: Option<SearchReport>) {
         self.update(|state| state.search = search);
+    }
+
+    /// Sets what is wrong with the source that this process reads, or tries to; nothing where another one does.
+    pub fn set_source(&self, problem: Option<PodProblem>) {
+        self.update(|state| state.source = problem);
     }
 
     /// Records that this process has joined the fleet and owns no shard yet; clears its problem.
@@ -241,6 +249,7 @@ impl StatusReporter {
             backlog: count(&metrics.backlog),
             pending: count(&metrics.deliveries_pending),
             search: state.search.clone(),
+            source: state.source.clone(),
         }
     }
 }

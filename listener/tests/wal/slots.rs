@@ -4,6 +4,7 @@ use super::{Source, counters, reading, sink};
 use crate::support::counters::all_in_order;
 use crate::support::fleet::SHORT_LEASE;
 use crate::support::listener::Process;
+use crate::support::probe::{free_address, get};
 use crate::support::writers::make_untracked_table;
 
 async fn change_all(source: &Source) {
@@ -18,8 +19,23 @@ async fn slot_that_was_dropped_stops_the_source_and_says_so() {
     process.stop().await;
     source.run("select pg_drop_replication_slot('shop')").await;
     change_all(&source).await;
-    let mut process = Process::run(&config);
+    let address = free_address();
+    let mut process = Process::start(&["run", "--listen", &address, "-f"], &config.path());
     process.says("the slot shop is gone").await;
+    let told: serde_json::Value = super::eventually("the operator is told", async || {
+        let (_, body) = get(&address, "/status").await?;
+        let report: serde_json::Value = serde_json::from_str(&body).ok()?;
+        report.get("source").cloned()
+    })
+    .await;
+    assert_eq!(told["reason"], "SlotLost");
+    assert!(
+        told["message"]
+            .as_str()
+            .unwrap()
+            .contains("onSlotLost: Recreate"),
+        "{told}"
+    );
     let slots: i64 = source
         .value("select count(*) from pg_replication_slots")
         .await;

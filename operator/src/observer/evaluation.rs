@@ -228,6 +228,7 @@ mod tests {
             backlog: 0,
             pending: 0,
             search: None,
+            source: None,
         }
     }
 

@@ -49,6 +49,7 @@ impl Told {
             backlog: 0,
             pending: 0,
             search: None,
+            source: None,
         })));
         let listener = tokio::net::TcpListener::bind((ip, STATUS_PORT)).await;
         let report = told.clone();

@@ -278,6 +278,17 @@ impl<'a> StatusInput<'a> {
                 format!("pod {pod}: {}", problem.message),
             );
         }
+        if let Some((pod, problem)) = self
+            .reports()
+            .filter(|report| report.role != Role::Stopping)
+            .find_map(|report| Some((&report.pod, report.source.as_ref()?)))
+        {
+            return ConditionValue::new(
+                ConditionStatus::True,
+                &*problem.reason,
+                format!("pod {pod}: {}", problem.message),
+            );
+        }
         self.workers_degraded(now)
             .unwrap_or_else(|| self.not_degraded())
     }

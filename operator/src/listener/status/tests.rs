@@ -144,6 +144,7 @@ fn report(role: Role, bundle: &str) -> PodReport {
         backlog: 0,
         pending: 0,
         search: None,
+        source: None,
     }
 }
 
@@ -227,6 +228,14 @@ fn each_state_has_its_conditions() {
                 });
             }),
             "False:DeliveryStalled False:UpToDate True:DeliveryStalled True:DeliveryStalled",
+        ),
+        (
+            Case::but(|case| {
+                change_report(case, |report| {
+                    report.source = Some(trouble("SlotLost"));
+                });
+            }),
+            "True:Delivering False:UpToDate True:SlotLost False:MakingProgress",
         ),
         (
             Case::but(|case| {
