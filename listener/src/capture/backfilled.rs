@@ -35,7 +35,8 @@ const CURRENT_SQL: &str = "
               and c.xid >= pg_snapshot_xmax(p.snapshot)
             union all
             select c.id, c.xid, c.operation, c.hash, c.entity, c.key, c.tenant
-            from pg_snapshot_xip(p.snapshot) as open (xid)
+            from (select open.xid from pg_snapshot_xip(p.snapshot) as open (xid)
+                  where pg_visible_in_snapshot(open.xid, $5::pg_snapshot) offset 0) open
             join observer.change_log c on c.xid = open.xid
         ) c
         where c.operation not in ('r', 'c') and pg_visible_in_snapshot(c.xid, $5::pg_snapshot)
