@@ -527,7 +527,8 @@ create table observer.backfill (
     rate integer check (rate > 0),
     -- Pending, Running, Completed, Cancelled, Failed
     state text not null default 'Pending',
-    -- the unique key of the last row that is in the log; a text for each column
+    -- the unique key that rows are read by, and that of the last row in the log, a text for each column
+    key_columns text[],
     last_key text[],
     rows_read bigint not null default 0,
     -- as the planner knows it

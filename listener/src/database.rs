@@ -283,7 +283,9 @@ fn starting(error: &sqlx::Error) -> bool {
                     | std::io::ErrorKind::ReadOnlyFilesystem
             )
         }
-        sqlx::Error::Database(_) => has_code(error, &["57P03", TOO_MANY_CONNECTIONS]),
+        sqlx::Error::Database(_) => {
+            has_code(error, &["57P01", "57P02", "57P03", TOO_MANY_CONNECTIONS])
+        }
         _ => false,
     }
 }

@@ -498,6 +498,17 @@ async fn what_failed_or_was_cancelled_goes_on_where_it_was() {
     backfill(&config, &["cancel", &id]).await.ok();
     let list = backfill(&config, &["list"]).await.ok();
     assert!(list.contains("Cancelled"), "{list}");
+    // By another key it would go on somewhere else.
+    db.run("alter table parts drop constraint parts_pkey, add n int not null default 0, add primary key (n, id)")
+        .await;
+    backfill(&config, &["resume", &id]).await.ok();
+    eventually("it fails", async || {
+        let list = backfill(&config, &["list"]).await.ok();
+        list.contains("start another one").then_some(())
+    })
+    .await;
+    db.run("alter table parts drop constraint parts_pkey, add primary key (id)")
+        .await;
     backfill(&config, &["resume", &id]).await.ok();
     amounts_to("rows", 4 + 9, async || read_rows(&db).await.unsigned_abs()).await;
     process.stop().await;

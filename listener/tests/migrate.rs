@@ -122,7 +122,7 @@ async fn functions_of_another_build_are_renewed() {
                  and not bool_or(coalesce(proacl::text like '%{{=%' or proacl::text like '%,=%', true))
              from pg_proc
              where pronamespace = 'observer'::regnamespace
-                 and proname in ('log_rows', 'log_update', 'log_truncate', 'log_event')"
+                 and proname in ('log_rows', 'log_update', 'log_truncate', 'log_entity_changes', 'log_event')"
         ))
         .await;
     assert!(rights);

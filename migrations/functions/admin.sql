@@ -77,6 +77,8 @@ begin
     perform setval('observer.change_log_id', last.id)
     from (select id from observer.change_log order by id desc limit 1) last, observer.change_log_id s
     where last.id > s.last_value;
+    -- What backfills have read is told apart, and compared, by transactions.
+    delete from observer.backfill_page p where elsewhere or p.xid >= pg_snapshot_xmax(pg_current_snapshot());
     -- Once for all listeners: the log's name stays with the database that it was given in.
     update observer.log_identity i
     set id = gen_random_uuid(), since = clock_timestamp(), system_identifier = identity, database_oid = database

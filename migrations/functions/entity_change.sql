@@ -80,18 +80,27 @@ set search_path = pg_catalog, observer, pg_temp
 set timezone = 'UTC' set datestyle = 'ISO' set intervalstyle = 'postgres'
 set bytea_output = 'hex' set extra_float_digits = 1 set lc_monetary = 'C' set quote_all_identifiers = off
 as $$
+declare
+    -- Where a column's type has a cast to json of its own, row_to_json would call it: such a column is left out.
+    columns text := (
+        select string_agg(quote_ident(a.attname), ', ' order by a.attnum) from pg_attribute a
+        where a.attrelid = tg_relid and a.attnum > 0 and not a.attisdropped
+            and not (a.atttypid >= 16384 and observer.has_own_json(a.atttypid))
+    );
 begin
-    insert into observer.change_log (partition_no, hash, size, operation, entity, key, tenant, old, new)
-    select
-        (select partition_no from observer.log_partition_state), observer.hash_of(c.tenant, c.entity, c.key),
-        coalesce(octet_length(c.before::text), 0) + coalesce(octet_length(c.after::text), 0),
-        c.operation, c.entity, c.key, c.tenant, c.before, c.after
-    from (
-        select row_number() over () as n, observer.entity_change(tg_table_schema, row_to_json(changed_rows.*)) as change
-        from changed_rows offset 0
-    ) logged
-    cross join lateral (select (logged.change).*) c
-    order by logged.n;
+    execute format('
+        insert into observer.change_log (partition_no, hash, size, operation, entity, key, tenant, old, new)
+        select
+            (select partition_no from observer.log_partition_state), observer.hash_of(c.tenant, c.entity, c.key),
+            coalesce(octet_length(c.before::text), 0) + coalesce(octet_length(c.after::text), 0),
+            c.operation, c.entity, c.key, c.tenant, c.before, c.after
+        from (
+            select row_number() over () as n, observer.entity_change($1, row_to_json(logged.*)) as change
+            from (select %s from changed_rows offset 0) logged offset 0
+        ) logged
+        cross join lateral (select (logged.change).*) c
+        order by logged.n', columns)
+    using tg_table_schema;
     return null;
 end
 $$;
@@ -122,8 +131,8 @@ begin
 end
 $$;
 
-revoke all on function observer.with_change, observer.entity_change, observer.log_entity_changes,
-    observer.track_entity_changes from public;
+-- The rest only computes.
+revoke all on function observer.log_entity_changes, observer.track_entity_changes from public;
 
 comment on function observer.track_entity_changes is
 'Takes each row that is inserted into a FraiseQL application''s log of entities, core.tb_entity_change_log, as one

@@ -54,6 +54,9 @@ pub(crate) enum PageError {
         "{0} is not tracked, so changes beside the backfill would be missing: run select observer.track('{0}'), and resume it"
     )]
     NotTracked(String),
+    /// Its rows have another order than before.
+    #[error("the key of {0} has other columns than when the backfill began: start another one")]
+    OtherKey(String),
     /// The source does not send its changes.
     #[error(
         "{table} is not in the publication {publication}, so changes beside the backfill would be missing: add it, as by \
@@ -75,7 +78,10 @@ impl PageError {
                 let code = error.as_database_error().and_then(DatabaseError::code);
                 code.is_some_and(|code| PERMANENT.iter().any(|class| code.starts_with(class)))
             }
-            Self::Table(_) | Self::NotTracked(_) | Self::NotPublished { .. } => true,
+            Self::Table(_)
+            | Self::NotTracked(_)
+            | Self::OtherKey(_)
+            | Self::NotPublished { .. } => true,
         }
     }
 }
@@ -136,6 +142,7 @@ impl PagePace {
 /// Where a backfill is.
 struct Reading {
     last_key: Option<Vec<String>>,
+    key_columns: Option<Vec<String>>,
     /// The table as it was found for the page before.
     table: Option<KeyedTable>,
 }
@@ -181,6 +188,7 @@ impl Backfiller {
         let (mut backoff, mut pace) = (RETRY, PagePace::new(claimed.backfill.rate));
         let mut at = Reading {
             last_key: claimed.last_key.clone(),
+            key_columns: claimed.key_columns.clone(),
             table: None,
         };
         if let Err(error) = self.estimate(&claimed).await {
@@ -259,6 +267,7 @@ impl Backfiller {
             return Ok(PageEnd::Over);
         }
         at.last_key = page.last_key.or(at.last_key.take());
+        at.key_columns = Some(page.key_columns);
         Ok(PageEnd::Next(rest))
     }
 }
@@ -309,7 +318,10 @@ async fn append(
     let (key, tenant): (Vec<String>, Option<String>) = (tracked.try_get(0)?, tracked.try_get(1)?);
     let visible: Option<String> = tracked.try_get(2)?;
     let page = table.page(&backfill.filters, at.last_key.is_none(), None)?;
-    let most = table.bounded(most);
+    if !table.has_key(at.key_columns.as_ref()) {
+        return Err(PageError::OtherKey(backfill.entity.clone()));
+    }
+    let (most, key_columns) = (table.bounded(most), table.key_columns.clone());
     at.table = Some(table);
     let image = visible.map_or_else(
         || "row_to_json(t.*)".to_owned(),
@@ -343,6 +355,7 @@ async fn append(
         .await?;
     let rows: i64 = row.try_get(0)?;
     Ok(PageProgress {
+        key_columns,
         last_key: row.try_get(1)?,
         rows,
         is_last: rows < i64::from(most),

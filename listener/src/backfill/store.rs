@@ -126,7 +126,7 @@ pub enum Change {
 }
 
 pub(super) const COLUMNS: &str = "id, entity, observer, filters::text, rate, state, rows_read, estimated_rows, error, requested_at,
-    started_at, finished_at, last_key, epoch, listener";
+    started_at, finished_at, last_key, epoch, listener, key_columns";
 
 pub(super) fn backfill(row: &PgRow) -> Result<Backfill, sqlx::Error> {
     let filters: String = row.try_get(3)?;

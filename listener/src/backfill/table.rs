@@ -79,6 +79,8 @@ pub(crate) struct KeyedTable {
     /// As SQL selects from it, without the tables that inherit from it.
     from: String,
     key: Vec<SqlColumn>,
+    /// Names of the columns of the key, as they are.
+    pub(crate) key_columns: Vec<String>,
     columns: BTreeMap<String, SqlColumn>,
 }
 
@@ -195,7 +197,6 @@ impl KeyedTable {
             .fetch_one(&mut *by)
             .await?;
         let key = key.ok_or_else(|| TableError::NoKey(entity.to_owned()))?;
-        let key = key.iter().filter_map(|name| columns.get(name).cloned());
         Ok(Self {
             oid: oid.0,
             entity: entity.to_owned(),
@@ -207,9 +208,18 @@ impl KeyedTable {
             } else {
                 name
             },
-            key: key.collect(),
+            key: key
+                .iter()
+                .filter_map(|name| columns.get(name).cloned())
+                .collect(),
+            key_columns: key,
             columns,
         })
+    }
+
+    /// Whether rows are read by the columns that they were read by before, if they were.
+    pub(crate) fn has_key(&self, before: Option<&Vec<String>>) -> bool {
+        before.is_none_or(|before| *before == self.key_columns)
     }
 
     /// Returns how many rows a page may have that is to have this many, so that it is not too large.
@@ -316,6 +326,7 @@ mod tests {
             row_bytes: None,
             from: "only public.orders".to_owned(),
             key: vec![column("org", "text"), column("\"Id\"", "bigint")],
+            key_columns: vec!["org".to_owned(), "Id".to_owned()],
             columns: BTreeMap::from([("Id".to_owned(), column("\"Id\"", "bigint"))]),
         }
     }

@@ -43,11 +43,15 @@ pub(crate) struct ClaimedBackfill {
     pub(crate) epoch: i64,
     /// Key of the last row in the log.
     pub(crate) last_key: Option<Vec<String>>,
+    /// Columns of that key.
+    pub(crate) key_columns: Option<Vec<String>>,
 }
 
 /// A page that is being written.
 #[derive(Debug)]
 pub(crate) struct PageProgress {
+    /// Columns of the key.
+    pub(crate) key_columns: Vec<String>,
     /// Key of its last row; nothing if it has none.
     pub(crate) last_key: Option<Vec<String>>,
     /// Rows that were read.
@@ -112,6 +116,7 @@ impl BackfillStore {
                 last_key: row.try_get(12)?,
                 epoch: row.try_get(13)?,
                 listener: row.try_get(14)?,
+                key_columns: row.try_get(15)?,
             })
         };
         row.as_ref().map(claimed).transpose()
@@ -194,7 +199,7 @@ impl BackfillStore {
     ) -> Result<bool, sqlx::Error> {
         let moved = sqlx::query(
             "update observer.backfill
-             set last_key = coalesce($3, last_key), rows_read = rows_read + $4,
+             set key_columns = $7, last_key = coalesce($3, last_key), rows_read = rows_read + $4,
                  expires_at = clock_timestamp() + $5,
                  state = case when $6 then 'Completed' else state end,
                  finished_at = case when $6 then clock_timestamp() end
@@ -206,6 +211,7 @@ impl BackfillStore {
         .bind(page.rows)
         .bind(interval(self.lease))
         .bind(page.is_last)
+        .bind(&page.key_columns)
         .execute(connection)
         .await?;
         Ok(moved.rows_affected() > 0)

@@ -258,6 +258,7 @@ impl PageReader {
             backoff.reset();
             let (rows, is_last) = (page.progress.rows, page.progress.is_last);
             let last_key = page.progress.last_key.clone();
+            let key_columns = page.progress.key_columns.clone();
             let ended = if unseen.may_be(&page.snapshot) {
                 Some(PageEnd::Discarded)
             } else {
@@ -270,6 +271,7 @@ impl PageReader {
                 Some(PageEnd::Appended) => {
                     self.metrics.rows.inc_by(rows.unsigned_abs());
                     claimed.last_key = last_key.or(claimed.last_key);
+                    claimed.key_columns = Some(key_columns);
                     if is_last {
                         break;
                     }
@@ -310,6 +312,9 @@ impl PageReader {
             _ => self.table(&mut tx, &claimed.backfill.entity).await?,
         };
         let table = known.insert(table);
+        if !table.table.has_key(claimed.key_columns.as_ref()) {
+            return Err(PageError::OtherKey(claimed.backfill.entity.clone()));
+        }
         if claimed.backfill.estimated_rows.is_none() {
             self.store
                 .estimate(claimed, table.table.estimated_rows)
@@ -358,6 +363,7 @@ impl PageReader {
             snapshot: snapshot.parse().map_err(|error| decoded(Box::new(error)))?,
             end: Lsn::parse(&end).map_err(|error| decoded(Box::new(error)))?,
             progress: PageProgress {
+                key_columns: table.table.key_columns.clone(),
                 last_key,
                 rows: count.into(),
                 is_last: !is_cut && count < most,

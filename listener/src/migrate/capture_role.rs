@@ -45,7 +45,8 @@ begin
     grant select on observer.log_partition_state, observer.changed_rows, observer.old_rows, observer.new_rows,
         observer.emit_restriction to observer_capture;
     grant execute on function observer.may_emit to observer_capture;
-    foreach given in array array['log_rows()', 'log_update()', 'log_truncate()', 'log_event(text, json, text, text)'] loop
+    foreach given in array array['log_rows()', 'log_update()', 'log_truncate()', 'log_entity_changes()',
+        'log_event(text, json, text, text)'] loop
         execute format('alter function observer.%s owner to observer_capture', given);
     end loop;
     revoke create on schema observer from observer_capture;
@@ -61,7 +62,7 @@ pub(super) async fn give(connection: &mut PgConnection) -> Result<Option<String>
                  from pg_proc p join pg_roles r on r.oid = p.proowner
                  where p.oid in (
                      'observer.log_rows()'::regprocedure, 'observer.log_update()'::regprocedure,
-                     'observer.log_truncate()'::regprocedure,
+                     'observer.log_truncate()'::regprocedure, 'observer.log_entity_changes()'::regprocedure,
                      'observer.log_event(text, json, text, text)'::regprocedure)
                  order by r.rolname = 'observer_capture' limit 1";
     let (who, is_super): (String, bool) = sqlx::query_as(owner).fetch_one(&mut *connection).await?;

@@ -46,6 +46,7 @@ async fn no_function_is_executable_by_all_but_those_that_only_compute() {
             "emit",
             "emit",
             "emit",
+            "entity_change",
             "entity_of",
             "escaped_field",
             "excluded_columns",
@@ -61,6 +62,7 @@ async fn no_function_is_executable_by_all_but_those_that_only_compute() {
             "raw_field",
             "trouble_of",
             "visible_columns",
+            "with_change",
         ]
     );
     let definers: i64 = db
@@ -96,7 +98,12 @@ async fn who_may_emit_makes_no_trigger_of_the_logs_functions() {
         .execute("create temporary table t (id int)")
         .await
         .unwrap();
-    for function in ["log_rows", "log_update", "log_truncate"] {
+    for function in [
+        "log_rows",
+        "log_update",
+        "log_truncate",
+        "log_entity_changes",
+    ] {
         let trigger = format!(
             "create trigger x after insert on t for each statement execute function observer.{function}('{{}}')"
         );
@@ -112,13 +119,14 @@ async fn who_may_emit_makes_no_trigger_of_the_logs_functions() {
 #[tokio::test]
 async fn triggers_without_transition_tables_do_nothing() {
     let db = support::database().await;
-    let functions = "observer.log_rows, observer.log_update, observer.log_truncate";
+    let functions = "observer.log_rows, observer.log_update, observer.log_truncate, observer.log_entity_changes";
     let pool = intruder(&db, functions).await;
     let mut connection = pool.acquire().await.unwrap();
     for (event, names, function) in [
         ("insert", &["changed_rows"][..], "log_rows"),
         ("delete", &["changed_rows"], "log_rows"),
         ("update", &["old_rows", "new_rows"], "log_update"),
+        ("insert", &["changed_rows"], "log_entity_changes"),
     ] {
         for arguments in [
             r#"'{"key": "{note}"}'"#,
@@ -172,6 +180,7 @@ async fn capture_runs_as_a_role_that_may_only_add_to_the_log() {
     assert_eq!(
         owners,
         [
+            "log_entity_changes observer_capture",
             "log_event observer_capture",
             "log_rows observer_capture",
             "log_truncate observer_capture",
