@@ -138,7 +138,7 @@ async fn rows_that_change_meanwhile_are_never_older() {
     let process = Process::run(&config);
     let writers = Writers::start(&db.url, 6, seed);
     sink.arrived(50).await;
-    for _ in 0..12 {
+    for _ in 0..8 {
         let end = start(&config, &["--table", "public.kv"]).await;
         assert_eq!(end["state"], "Completed");
     }
