@@ -548,7 +548,7 @@ create index on observer.backfill (listener, id) where state in ('Pending', 'Run
 create unique index on observer.backfill (listener, entity) where is_initial;
 
 -- Whom the events of a page are for, by the transaction that wrote them, and what they are older than: all that
--- the snapshot has not seen. A reader passes over those that come after such a change. Kept as long as the events.
+-- the snapshot has not seen. A reader skips rows that come after such a change. Kept as long as the events.
 create table observer.backfill_page (
     xid xid8 primary key,
     listener text not null,

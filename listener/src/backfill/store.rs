@@ -22,7 +22,7 @@ const KEPT: Duration = Duration::from_hours(30 * 24);
 pub enum BackfillState {
     /// It has not begun.
     Pending,
-    /// It is under way.
+    /// Its rows are being read.
     Running,
     /// All rows are in the change log.
     Completed,
@@ -83,7 +83,7 @@ pub struct Backfill {
     pub rate: Option<u32>,
     /// How far it is.
     pub state: BackfillState,
-    /// Rows that are read, those that were left out as they had changed included.
+    /// Rows that were read, including those left out because they had changed.
     pub rows_read: u64,
     /// Rows of the table, as the planner estimates them; filters are not counted in.
     pub estimated_rows: Option<u64>,

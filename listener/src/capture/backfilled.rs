@@ -6,13 +6,12 @@
 //! known only here, as each reader divides the log into windows of its own. So a page is kept with its snapshot, and
 //! a row is passed over if a change of its key that the snapshot has not seen comes before it.
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::collections::HashMap;
 
 use crds::config::Operation;
 use sqlx::{PgPool, Row};
 
-use super::change_log::{ChangeRecord, LogError};
+use super::change_log::{ChangeRecord, LogError, intern};
 use super::position::Window;
 
 /// Rows of pages for a listener (for all where it is empty) that no change comes before that their page has not
@@ -84,25 +83,21 @@ pub(super) async fn keep_current(
         .fetch_all(pool)
         .await?;
     let mut current = HashMap::with_capacity(rows.len());
-    let mut names = BTreeSet::<Arc<str>>::new();
-    for row in rows {
-        let only_for = row.try_get::<Option<&str>, _>(1)?.map(|name| {
-            let known = names.get(name).cloned();
-            known.unwrap_or_else(|| {
-                let name: Arc<str> = Arc::from(name);
-                names.insert(Arc::clone(&name));
-                name
-            })
-        });
+    let mut names = Vec::new();
+    for row in &rows {
+        let only_for: Option<&str> = row.try_get(1)?;
+        let only_for = only_for.map(|name| intern(&mut names, name));
         current.insert(row.try_get::<i64, _>(0)?, only_for);
     }
     records.retain_mut(|record| {
         if !is_read(record) {
             return true;
         }
-        let found = current.remove(&record.event.log_id);
-        record.only_for = found.clone().flatten();
-        found.is_some()
+        let Some(only_for) = current.remove(&record.event.log_id) else {
+            return false;
+        };
+        record.only_for = only_for;
+        true
     });
     Ok(())
 }

@@ -126,8 +126,8 @@ const POLL_SQL: &str = "
            exists (select from observer.server_incarnation where id = $3)
     from observer.change_log_id";
 
-/// Shares one entity name among all its events in a page.
-fn intern(names: &mut Vec<Arc<str>>, name: &str) -> Arc<str> {
+/// Shares one name among all events in a page that have it.
+pub(super) fn intern(names: &mut Vec<Arc<str>>, name: &str) -> Arc<str> {
     if let Some(known) = names.iter().find(|known| &***known == name) {
         return Arc::clone(known);
     }

@@ -111,7 +111,7 @@ fn changed(done: Change, id: i64, what: &str) -> Result<(), CliError> {
     match done {
         Change::Done => say!("backfill {id} {what}"),
         Change::Missing => Err(CliError::Config(format!(
-            "the listener has no backfill {id}; `backfill list` shows those that it has"
+            "the listener has no backfill {id}; `backfill list` shows its backfills"
         ))),
         Change::Already(state) => Err(CliError::Config(format!(
             "backfill {id} is {}, so there is nothing to do",

@@ -240,20 +240,17 @@ async fn watch(pool: &PgPool, slot: &str, metrics: &SourceMetrics, reporter: &St
                 metrics.retained_bytes.set(found.retained_bytes);
                 metrics.unread_bytes.set(found.unread_bytes);
                 metrics.safe_bytes.set(found.safe_bytes.unwrap_or(-1.0));
-                if was_safe && !found.is_safe {
-                    tracing::error!(
-                        slot,
-                        "the slot is about to be invalidated: raise max_slot_wal_keep_size of the server"
-                    );
-                }
                 if was_safe != found.is_safe {
-                    let at_risk = || PodProblem {
+                    let at_risk = (!found.is_safe).then(|| PodProblem {
                         reason: SLOT_AT_RISK.to_owned(),
                         message: format!(
                             "the server is about to invalidate the slot {slot}: raise max_slot_wal_keep_size"
                         ),
-                    };
-                    reporter.set_source((!found.is_safe).then(at_risk));
+                    });
+                    if let Some(problem) = &at_risk {
+                        tracing::error!(slot, "{}", problem.message);
+                    }
+                    reporter.set_source(at_risk);
                 }
                 was_safe = found.is_safe;
             }

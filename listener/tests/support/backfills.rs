@@ -26,8 +26,8 @@ pub(crate) async fn start(config: &Config, args: &[&str]) -> Value {
     serde_json::from_str(&printed).unwrap()
 }
 
-/// Checks that no counter went back, whatever told its value, and returns how often each was read. Deliveries that
-/// are repeated count once.
+/// Checks that no counter went back, by a change or by a backfill, and returns how often each was read. Repeated
+/// deliveries count once.
 pub(crate) fn never_older(sink: &Sink) -> BTreeMap<i64, usize> {
     let (mut values, mut known) = (BTreeMap::<i64, i64>::new(), BTreeSet::new());
     let mut reads = BTreeMap::new();
