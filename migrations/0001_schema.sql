@@ -548,7 +548,7 @@ create index on observer.backfill (listener, id) where state in ('Pending', 'Run
 create unique index on observer.backfill (listener, entity) where is_initial;
 
 -- Whom the events of a page are for, by the transaction that wrote them, and what they are older than: all that
--- the snapshot has not seen. A reader skips rows that come after such a change. Kept as long as the events.
+-- the snapshot has not seen. A reader skips rows that have such a change. Kept as long as the events.
 create table observer.backfill_page (
     xid xid8 primary key,
     listener text not null,
@@ -556,7 +556,9 @@ create table observer.backfill_page (
     -- nothing where rows that had changed meanwhile were left out
     snapshot pg_snapshot,
     -- below the ids of all that had not begun then
-    low_id bigint
+    low_id bigint,
+    -- not below those of all that was logged before others knew of the page; set once it is committed
+    high_id bigint
 );
 comment on table observer.backfill is 'Backfills that were asked for, and how far each is.';
 comment on table observer.backfill_page is 'Whom events of backfills are for, and what they are older than.';

@@ -1,8 +1,11 @@
 //! Backfills of tables that triggers log.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
+use observer_listener::capture::change_log::{ChangeLog, ShardFilter};
+use observer_listener::capture::position::{LogBound, Window};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
@@ -540,4 +543,87 @@ async fn a_listener_may_begin_with_the_rows_that_are_there() {
         .collect();
     assert!(operations.len() == 2, "nothing from before: {operations:?}");
     process.stop().await;
+}
+
+/// A page of the row with key 1, in a transaction that is open.
+async fn open_page(db: &TestDb) -> sqlx::Transaction<'static, sqlx::Postgres> {
+    let low_id: i64 = db.value("select observer.low_watermark()").await;
+    let mut page = db.pool.begin().await.unwrap();
+    let sql = format!(
+        "set transaction isolation level repeatable read;
+         insert into observer.backfill_page (xid, listener, snapshot, low_id)
+         values (pg_current_xact_id(), 'test', pg_current_snapshot(), {low_id});
+         insert into observer.change_log (partition_no, hash, size, operation, entity, key, new)
+         select partition_no, observer.hash_of(null, 'public.kv', k::text), 9, 'r', 'public.kv', k::text, row_to_json(kv.*)
+         from kv, observer.log_partition_state where k = 1"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
+        .execute(&mut *page)
+        .await
+        .unwrap();
+    page
+}
+
+#[tokio::test]
+async fn who_takes_over_passes_over_what_the_process_before_passed_over() {
+    let db = database().await;
+    make_table(&db.pool).await;
+    let log = ChangeLog::open(db.pool.clone()).await.unwrap();
+    let bound = async || Arc::new(log.current_bound().await.unwrap());
+    let read = async |from: &Arc<LogBound>, to: &Arc<LogBound>| -> Vec<i64> {
+        let window = Window {
+            from: Arc::clone(from),
+            to: Arc::clone(to),
+        };
+        let all = ShardFilter {
+            shards: &[0],
+            shard_count: 1,
+        };
+        let page = log.read_page(&window, 0, all, "test").await.unwrap();
+        let values = page.events.iter().map(|one| {
+            let row = one.event.new.as_ref().unwrap().get();
+            serde_json::from_str::<Value>(row).unwrap()["v"]
+                .as_i64()
+                .unwrap()
+        });
+        values.collect()
+    };
+
+    // The change has the larger id, and was delivered before the page was committed.
+    let begin = bound().await;
+    let page = open_page(&db).await;
+    db.run("update kv set v = 1 where k = 1").await;
+    let change = bound().await;
+    assert_eq!(read(&begin, &change).await, [1]);
+    page.commit().await.unwrap();
+    let end = bound().await;
+    assert_eq!(read(&begin, &end).await, [1], "by who takes over");
+
+    // The change has the smaller id, and one reader has both in a window, where it comes first. Another one, which had
+    // been ahead when the page was committed, has them in two.
+    let mut writer = db.pool.begin().await.unwrap();
+    sqlx::query("update kv set v = 2 where k = 1")
+        .execute(&mut *writer)
+        .await
+        .unwrap();
+    let begin = bound().await;
+    let page = open_page(&db).await;
+    page.commit().await.unwrap();
+    let between = bound().await;
+    writer.commit().await.unwrap();
+    let end = bound().await;
+    assert_eq!(read(&begin, &end).await, [2]);
+    assert_eq!(
+        read(&begin, &between).await,
+        [0_i64; 0],
+        "by who takes over"
+    );
+
+    // What is logged once the page is known comes after it for everybody.
+    let begin = bound().await;
+    open_page(&db).await.commit().await.unwrap();
+    let page = bound().await;
+    assert_eq!(read(&begin, &page).await, [2]);
+    db.run("update kv set v = 3 where k = 1").await;
+    assert_eq!(read(&begin, &bound().await).await, [2, 3]);
 }

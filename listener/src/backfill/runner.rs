@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::table::{KeyedTable, TableError};
 use super::work::{BackfillStore, ClaimedBackfill, PageProgress};
+use crate::capture::backfilled::settle;
 use crate::database::has_code;
 use crate::telemetry::backfill_metrics::BackfillMetrics;
 
@@ -139,14 +140,6 @@ impl PagePace {
     }
 }
 
-/// Where a backfill is.
-struct Reading {
-    last_key: Option<Vec<String>>,
-    key_columns: Option<Vec<String>>,
-    /// The table as it was found for the page before.
-    table: Option<KeyedTable>,
-}
-
 /// How a page ended.
 #[derive(Debug, PartialEq, Eq)]
 enum PageEnd {
@@ -180,25 +173,18 @@ impl Backfiller {
 
     /// Works on a backfill until it is over. Returns whether there was one.
     async fn work(&self) -> Result<bool, sqlx::Error> {
-        let Some(claimed) = self.store.claim().await? else {
+        let Some(mut claimed) = self.store.claim().await? else {
             return Ok(false);
         };
-        let (id, entity) = (claimed.backfill.id, &*claimed.backfill.entity);
+        let (id, entity) = (claimed.backfill.id, claimed.backfill.entity.clone());
         tracing::info!(id, entity, "backfilling");
         let (mut backoff, mut pace) = (RETRY, PagePace::new(claimed.backfill.rate));
-        let mut at = Reading {
-            last_key: claimed.last_key.clone(),
-            key_columns: claimed.key_columns.clone(),
-            table: None,
-        };
-        if let Err(error) = self.estimate(&claimed).await {
-            tracing::debug!(%error, "cannot estimate the rows of a table");
-        }
+        let mut table = None;
         loop {
             if !self.store.wait_for_room(&claimed).await? {
                 return Ok(true);
             }
-            match self.page(&claimed, &mut at, &mut pace).await {
+            match self.page(&mut claimed, &mut table, &mut pace).await {
                 Ok(PageEnd::Over) => {
                     tracing::info!(id, entity, "this backfill is over");
                     return Ok(true);
@@ -229,18 +215,11 @@ impl Backfiller {
         }
     }
 
-    async fn estimate(&self, claimed: &ClaimedBackfill) -> Result<(), PageError> {
-        let mut connection = self.store.pool.acquire().await?;
-        let table = KeyedTable::find(&mut connection, &claimed.backfill.entity).await?;
-        drop(connection);
-        Ok(self.store.estimate(claimed, table.estimated_rows).await?)
-    }
-
-    /// Reads the next page and appends it, in one transaction.
+    /// Reads the next page and appends it, in one transaction. Keeps the table as it was found.
     async fn page(
         &self,
-        claimed: &ClaimedBackfill,
-        at: &mut Reading,
+        claimed: &mut ClaimedBackfill,
+        table: &mut Option<KeyedTable>,
         speed: &mut PagePace,
     ) -> Result<PageEnd, PageError> {
         let most = speed.begin();
@@ -249,8 +228,8 @@ impl Backfiller {
             sqlx::query_scalar("select observer.low_watermark()").fetch_one(&self.store.pool);
         let low_id: i64 = low_id.await?;
         let mut tx = begin_read(&self.store.pool, "read write").await?;
-        BackfillStore::begin_page(&mut tx, claimed, Some(low_id)).await?;
-        let page = append(&mut tx, claimed, at, most).await?;
+        let xid = BackfillStore::begin_page(&mut tx, claimed, Some(low_id)).await?;
+        let page = append(&mut tx, claimed, table, most).await?;
         let is_own = match self.store.finish_page(&mut tx, claimed, &page).await {
             // It was cancelled, or taken over.
             Err(error) if has_code(&error, &["40001"]) => false,
@@ -260,14 +239,17 @@ impl Backfiller {
             return Ok(PageEnd::Over);
         }
         tx.commit().await?;
+        // Readers do so themselves; if they are far behind, they compare with more than they need to.
+        if let Err(error) = settle(&self.store.pool, &[xid]).await {
+            tracing::debug!(%error, "cannot settle what a page is compared with");
+        }
         self.metrics.rows.inc_by(page.rows.unsigned_abs());
         speed.read();
         let rest = speed.end(page.rows);
         if page.is_last {
             return Ok(PageEnd::Over);
         }
-        at.last_key = page.last_key.or(at.last_key.take());
-        at.key_columns = Some(page.key_columns);
+        claimed.advance(page);
         Ok(PageEnd::Next(rest))
     }
 }
@@ -299,11 +281,11 @@ pub(crate) async fn begin_read(
 async fn append(
     tx: &mut PgConnection,
     claimed: &ClaimedBackfill,
-    at: &mut Reading,
+    known: &mut Option<KeyedTable>,
     most: u32,
 ) -> Result<PageProgress, PageError> {
     let backfill = &claimed.backfill;
-    let table = match at.table.take() {
+    let table = match known.take() {
         Some(table) if table.is_current(tx).await? => table,
         _ => KeyedTable::find(tx, &backfill.entity).await?,
     };
@@ -317,12 +299,12 @@ async fn append(
     let tracked = tracked.ok_or_else(|| PageError::NotTracked(backfill.entity.clone()))?;
     let (key, tenant): (Vec<String>, Option<String>) = (tracked.try_get(0)?, tracked.try_get(1)?);
     let visible: Option<String> = tracked.try_get(2)?;
-    let page = table.page(&backfill.filters, at.last_key.is_none(), None)?;
-    if !table.has_key(at.key_columns.as_ref()) {
+    let page = table.page(&backfill.filters, claimed.last_key.is_none(), None)?;
+    if !table.has_key(claimed.key_columns.as_ref()) {
         return Err(PageError::OtherKey(backfill.entity.clone()));
     }
-    let (most, key_columns) = (table.bounded(most), table.key_columns.clone());
-    at.table = Some(table);
+    let table = known.insert(table);
+    let most = table.bounded(most);
     let image = visible.map_or_else(
         || "row_to_json(t.*)".to_owned(),
         |columns| format!("(select row_to_json(visible.*) from (select {columns}) visible)"),
@@ -345,7 +327,7 @@ async fn append(
     );
     let values: Vec<&str> = backfill.filters.iter().map(|one| &*one.value).collect();
     let row = sqlx::query(AssertSqlSafe(sql))
-        .bind(&at.last_key)
+        .bind(&claimed.last_key)
         .bind(values)
         .bind(i64::from(most))
         .bind(key)
@@ -355,7 +337,8 @@ async fn append(
         .await?;
     let rows: i64 = row.try_get(0)?;
     Ok(PageProgress {
-        key_columns,
+        estimated_rows: table.estimated_rows,
+        key_columns: table.key_columns.clone(),
         last_key: row.try_get(1)?,
         rows,
         is_last: rows < i64::from(most),

@@ -48,8 +48,10 @@ pub(crate) struct ClaimedBackfill {
 }
 
 /// A page that is being written.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct PageProgress {
+    /// Rows of the table, as the planner knows it.
+    pub(crate) estimated_rows: i64,
     /// Columns of the key.
     pub(crate) key_columns: Vec<String>,
     /// Key of its last row; nothing if it has none.
@@ -58,6 +60,14 @@ pub(crate) struct PageProgress {
     pub(crate) rows: i64,
     /// Whether there is no other page.
     pub(crate) is_last: bool,
+}
+
+impl ClaimedBackfill {
+    /// Goes on after a page that is in the log.
+    pub(crate) fn advance(&mut self, page: PageProgress) {
+        self.last_key = page.last_key.or(self.last_key.take());
+        self.key_columns = Some(page.key_columns);
+    }
 }
 
 /// Backfills that a process works on.
@@ -122,22 +132,6 @@ impl BackfillStore {
         row.as_ref().map(claimed).transpose()
     }
 
-    /// Records what the planner estimates.
-    pub(crate) async fn estimate(
-        &self,
-        claimed: &ClaimedBackfill,
-        rows: i64,
-    ) -> Result<(), sqlx::Error> {
-        sqlx::query(
-            "update observer.backfill set estimated_rows = $2 where id = $1 and state = 'Running'",
-        )
-        .bind(claimed.backfill.id)
-        .bind(rows)
-        .execute(&self.pool)
-        .await
-        .map(drop)
-    }
-
     /// Ends one that a person has to see to.
     pub(crate) async fn fail(
         &self,
@@ -170,23 +164,23 @@ impl BackfillStore {
         Ok(renewed.rows_affected() > 0)
     }
 
-    /// Names the transaction as that of a page. With a low id, its rows are compared with what its snapshot has not
-    /// seen.
+    /// Names the transaction as that of a page, and returns its xid. With a low id, its rows are compared with what its
+    /// snapshot has not seen.
     pub(crate) async fn begin_page(
         connection: &mut PgConnection,
         claimed: &ClaimedBackfill,
         low_id: Option<i64>,
-    ) -> Result<(), sqlx::Error> {
-        sqlx::query(
+    ) -> Result<String, sqlx::Error> {
+        sqlx::query_scalar(
             "insert into observer.backfill_page (xid, listener, observer, snapshot, low_id)
-             values (pg_current_xact_id(), $1, $2, case when $3::bigint is not null then pg_current_snapshot() end, $3)",
+             values (pg_current_xact_id(), $1, $2, case when $3::bigint is not null then pg_current_snapshot() end, $3)
+             returning xid::text",
         )
         .bind(&claimed.listener)
         .bind(&claimed.backfill.observer)
         .bind(low_id)
-        .execute(connection)
+        .fetch_one(connection)
         .await
-        .map(drop)
     }
 
     /// Moves a backfill on, in the transaction of its page. Returns false if it is not this process's any more, or over:
@@ -200,6 +194,7 @@ impl BackfillStore {
         let moved = sqlx::query(
             "update observer.backfill
              set key_columns = $7, last_key = coalesce($3, last_key), rows_read = rows_read + $4,
+                 estimated_rows = coalesce(estimated_rows, $8),
                  expires_at = clock_timestamp() + $5,
                  state = case when $6 then 'Completed' else state end,
                  finished_at = case when $6 then clock_timestamp() end
@@ -212,6 +207,7 @@ impl BackfillStore {
         .bind(interval(self.lease))
         .bind(page.is_last)
         .bind(&page.key_columns)
+        .bind(page.estimated_rows)
         .execute(connection)
         .await?;
         Ok(moved.rows_affected() > 0)

@@ -2,9 +2,13 @@
 //! not seen.
 //!
 //! A page of rows is written to the log a moment after it was read. A change that was committed in between may come
-//! before the page in the order of the log, and then the row is older than what was delivered. Whether it does is
-//! known only here, as each reader divides the log into windows of its own. So a page is kept with its snapshot, and
-//! a row is passed over if a change of its key that the snapshot has not seen comes before it.
+//! before the page in the order of the log, and then the row is older than what was delivered. So a page is kept with
+//! its snapshot, and a row is passed over if there is a change of its key that the snapshot has not seen.
+//!
+//! Which of the two comes first depends on the windows that a reader divides the log into, and the process that takes
+//! over a shard divides it in another way than the one before. So no window is asked: a change that is committed now
+//! stays committed, and whoever reads the row later passes over it, too. Only changes that were logged before all
+//! know of the page can come before it, up to an id that is settled once.
 
 use std::collections::HashMap;
 
@@ -12,33 +16,37 @@ use crds::config::Operation;
 use sqlx::{PgPool, Row};
 
 use super::change_log::{ChangeRecord, LogError, intern};
-use super::position::Window;
 
-/// Rows of pages for a listener (for all where it is empty) that no change comes before that their page has not
-/// seen. The emptying of a table is a change of all its keys.
+/// Settles up to which id changes may come before a page: all that see it draw larger ones.
+const SETTLE_SQL: &str = "
+    update observer.backfill_page p set high_id = present.high_id
+    from observer.current_bound() present
+    where p.xid = any ($1::text[]::xid8[]) and p.high_id is null and p.snapshot is not null";
+
+/// Rows of pages for a listener (for all where it is empty) that have not changed since in the log. The emptying of a
+/// table is a change of all its keys.
 const CURRENT_SQL: &str = "
     with page as materialized (
-        select p.xid, p.observer, p.snapshot, p.low_id
+        select p.xid, p.observer, p.snapshot, p.low_id, p.high_id
         from observer.backfill_page p
         where p.xid = any ($1::text[]::xid8[]) and ($2 = '' or p.listener = $2)
     ), row as materialized (
-        select * from unnest($1::text[]::xid8[], $3::bigint[], $7::integer[], $8::text[], $9::text[], $10::text[])
+        select * from unnest($1::text[]::xid8[], $3::bigint[], $4::integer[], $5::text[], $6::text[], $7::text[])
             as r (xid, id, hash, entity, key, tenant)
     ), unseen as materialized (
-        select p.xid as page, c.id, c.xid, c.operation, c.hash, c.entity, c.key, c.tenant
+        select p.xid as page, c.operation, c.hash, c.entity, c.key, c.tenant
         from page p
         cross join lateral (
-            select c.id, c.xid, c.operation, c.hash, c.entity, c.key, c.tenant from observer.change_log c
-            where c.id > p.low_id
-              and c.id <= greatest((select max(r.id) from row r where r.xid = p.xid), $4)
+            select c.operation, c.hash, c.entity, c.key, c.tenant from observer.change_log c
+            where c.id > p.low_id and (p.high_id is null or c.id <= p.high_id)
               and c.xid >= pg_snapshot_xmax(p.snapshot)
             union all
-            select c.id, c.xid, c.operation, c.hash, c.entity, c.key, c.tenant
-            from (select open.xid from pg_snapshot_xip(p.snapshot) as open (xid)
-                  where pg_visible_in_snapshot(open.xid, $5::pg_snapshot) offset 0) open
+            select c.operation, c.hash, c.entity, c.key, c.tenant
+            from pg_snapshot_xip(p.snapshot) as open (xid)
             join observer.change_log c on c.xid = open.xid
+            where p.high_id is null or c.id <= p.high_id
         ) c
-        where c.operation not in ('r', 'c') and pg_visible_in_snapshot(c.xid, $5::pg_snapshot)
+        where c.operation not in ('r', 'c')
     )
     select r.id, p.observer
     from row r
@@ -47,14 +55,21 @@ const CURRENT_SQL: &str = "
         select from unseen c
         where c.page = r.xid and c.entity = r.entity
           and (c.operation = 't'
-              or c.hash = r.hash and c.key is not distinct from r.key and c.tenant is not distinct from r.tenant)
-          and (c.id < r.id or pg_visible_in_snapshot(c.xid, $6::pg_snapshot)))";
+              or c.hash = r.hash and c.key is not distinct from r.key and c.tenant is not distinct from r.tenant))";
 
-/// Removes what other listeners have asked for, and what is older than an event before it.
+/// Settles up to which id changes are compared with pages, once they are committed.
+pub(crate) async fn settle(pool: &PgPool, xids: &[String]) -> Result<(), sqlx::Error> {
+    sqlx::query(SETTLE_SQL)
+        .bind(xids)
+        .execute(pool)
+        .await
+        .map(drop)
+}
+
+/// Removes what other listeners have asked for, and what may be older than an event before it.
 pub(super) async fn keep_current(
     pool: &PgPool,
     records: &mut Vec<ChangeRecord>,
-    window: &Window,
     listener: &str,
 ) -> Result<(), LogError> {
     let is_read = |record: &ChangeRecord| record.event.operation == Operation::Read;
@@ -62,6 +77,10 @@ pub(super) async fn keep_current(
     let xids: Vec<String> = read().map(|record| record.xid.to_string()).collect();
     if xids.is_empty() {
         return Ok(());
+    }
+    // Who only looks may have no right to.
+    if !listener.is_empty() {
+        settle(pool, &xids).await?;
     }
     let events = || read().map(|record| &record.event);
     let ids: Vec<i64> = events().map(|event| event.log_id).collect();
@@ -73,9 +92,6 @@ pub(super) async fn keep_current(
         .bind(xids)
         .bind(listener)
         .bind(ids)
-        .bind(window.from.high_id)
-        .bind(window.to.snapshot.to_string())
-        .bind(window.from.snapshot.to_string())
         .bind(hashes)
         .bind(entities)
         .bind(keys)

@@ -269,7 +269,7 @@ impl ChangeLog {
         // They come in order, but nothing says so; the server would copy all of them to see to it.
         page.events
             .sort_unstable_by_key(|logged| logged.event.log_id);
-        backfilled::keep_current(&self.pool, &mut page.events, window, listener).await?;
+        backfilled::keep_current(&self.pool, &mut page.events, listener).await?;
         Ok(page)
     }
 

@@ -4,7 +4,7 @@
 //! Transactions commit in another order than they draw ids, so the log is read in windows:
 //! everything that a later snapshot sees and an earlier one does not, in id order.
 
-mod backfilled;
+pub(crate) mod backfilled;
 pub mod change_log;
 pub(crate) mod changed_keys;
 pub(crate) mod notifications;

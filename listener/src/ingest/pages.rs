@@ -212,21 +212,21 @@ impl PageReader {
             return Ok(false);
         };
         let pool = catalog_pool(&self.source.database_url)?;
-        let result = self.backfill(&claimed, &pool, unseen).await;
+        let result = self.backfill(claimed, &pool, unseen).await;
         pool.close().await;
         result.map(|()| true)
     }
 
     async fn backfill(
         &self,
-        claimed: &ClaimedBackfill,
+        mut claimed: ClaimedBackfill,
         pool: &PgPool,
         unseen: &mut UnseenBefore,
     ) -> Result<(), IngestError> {
         unseen.look(pool).await?;
-        let (id, entity) = (claimed.backfill.id, &*claimed.backfill.entity);
+        let (id, entity) = (claimed.backfill.id, claimed.backfill.entity.clone());
         tracing::info!(id, entity, "backfilling");
-        let (mut claimed, mut table) = (claimed.clone(), None);
+        let mut table = None;
         let (mut speed, mut backoff) = (PagePace::new(claimed.backfill.rate), RETRY);
         while self
             .store
@@ -236,7 +236,7 @@ impl PageReader {
         {
             let most = speed.begin();
             let (told, noted) = oneshot::channel();
-            let begin = PageRequest::Begin(Arc::from(entity), told);
+            let begin = PageRequest::Begin(Arc::from(&*entity), told);
             if self.requests.send(begin).await.is_err() || noted.await.is_err() {
                 return Ok(());
             }
@@ -256,9 +256,7 @@ impl PageReader {
             };
             speed.read();
             backoff.reset();
-            let (rows, is_last) = (page.progress.rows, page.progress.is_last);
-            let last_key = page.progress.last_key.clone();
-            let key_columns = page.progress.key_columns.clone();
+            let read = page.progress.clone();
             let ended = if unseen.may_be(&page.snapshot) {
                 Some(PageEnd::Discarded)
             } else {
@@ -269,13 +267,13 @@ impl PageReader {
                 Some(PageEnd::Over) => break,
                 Some(PageEnd::Discarded) => sleep(UNSEEN_PAUSE).await,
                 Some(PageEnd::Appended) => {
-                    self.metrics.rows.inc_by(rows.unsigned_abs());
-                    claimed.last_key = last_key.or(claimed.last_key);
-                    claimed.key_columns = Some(key_columns);
-                    if is_last {
+                    self.metrics.rows.inc_by(read.rows.unsigned_abs());
+                    let pause = speed.end(read.rows);
+                    if read.is_last {
                         break;
                     }
-                    sleep(speed.end(rows)).await;
+                    claimed.advance(read);
+                    sleep(pause).await;
                 }
             }
         }
@@ -314,11 +312,6 @@ impl PageReader {
         let table = known.insert(table);
         if !table.table.has_key(claimed.key_columns.as_ref()) {
             return Err(PageError::OtherKey(claimed.backfill.entity.clone()));
-        }
-        if claimed.backfill.estimated_rows.is_none() {
-            self.store
-                .estimate(claimed, table.table.estimated_rows)
-                .await?;
         }
         let backfill = &claimed.backfill;
         let is_first = claimed.last_key.is_none();
@@ -363,6 +356,7 @@ impl PageReader {
             snapshot: snapshot.parse().map_err(|error| decoded(Box::new(error)))?,
             end: Lsn::parse(&end).map_err(|error| decoded(Box::new(error)))?,
             progress: PageProgress {
+                estimated_rows: table.table.estimated_rows,
                 key_columns: table.table.key_columns.clone(),
                 last_key,
                 rows: count.into(),
