@@ -29,7 +29,7 @@ pub struct KafkaConfig {
 }
 
 /// How to log in at brokers.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SaslConfig {
     /// How the password is shown.
     pub mechanism: SaslMechanism,

@@ -52,7 +52,10 @@ pub use search::{
 };
 pub use server_url::ServerUrl;
 pub use slack::SlackConfig;
-pub use source::{OnSlotLost, TableContents, WalSourceConfig, WalTableConfig};
+pub use source::{
+    InitialOffset, KafkaSourceConfig, KafkaTopicConfig, OnOffsetLost, OnSlotLost, SourceConfig,
+    TableContents, TopicContents, WalSourceConfig, WalTableConfig,
+};
 pub use teams::{TeamsConfig, TeamsContent};
 pub use tls::TlsConfig;
 pub use webhook::{BatchConfig, HeaderValue, Method, WebhookConfig, is_json, is_own_header};
@@ -169,8 +172,8 @@ pub struct ListenerConfig {
     pub stalled_after: Duration,
     /// The database whose log is read, and where checkpoints and dead letters are kept.
     pub database_url: Redacted,
-    /// The write-ahead log that fills the change log; triggers do where absent.
-    pub wal: Option<Box<WalSourceConfig>>,
+    /// What fills the change log.
+    pub source: SourceConfig,
     /// Where to begin without a checkpoint.
     pub start_at: StartAt,
     /// Longest pause between two looks at a database in which nothing happens.

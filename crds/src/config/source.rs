@@ -3,7 +3,95 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Redacted;
+use super::{Redacted, SaslConfig, TlsConfig};
+
+/// What fills the change log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceConfig {
+    /// Triggers of the tables.
+    Triggers,
+    /// The write-ahead log of a server.
+    Wal(Box<WalSourceConfig>),
+    /// Topics of Kafka.
+    Kafka(Box<KafkaSourceConfig>),
+}
+
+impl SourceConfig {
+    /// Returns the write-ahead log, if that is the source.
+    #[must_use]
+    pub fn wal(&self) -> Option<&WalSourceConfig> {
+        match self {
+            Self::Wal(source) => Some(source),
+            Self::Triggers | Self::Kafka(_) => None,
+        }
+    }
+}
+
+/// Topics of Kafka as a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KafkaSourceConfig {
+    /// Name of the source in the change log.
+    pub name: String,
+    /// Names or IPv4 addresses of brokers with their ports; at least one.
+    pub brokers: Vec<(String, u16)>,
+    /// What an encrypted connection needs; not encrypted where absent.
+    pub tls: Option<TlsConfig>,
+    /// How to log in; nobody does where absent.
+    pub sasl: Option<SaslConfig>,
+    /// Where the first process of the source begins.
+    pub initial_offset: InitialOffset,
+    /// What happens when records that come next are gone.
+    pub on_offset_lost: OnOffsetLost,
+    /// The topics; at least one.
+    pub topics: Vec<KafkaTopicConfig>,
+}
+
+/// A topic whose records are logged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KafkaTopicConfig {
+    /// Name of the topic.
+    pub topic: String,
+    /// What its records are.
+    pub contents: TopicContents,
+    /// The entity; the table of a change, or else the topic, where absent.
+    pub entity: Option<String>,
+    /// Fields that identify a row; the record's key where empty.
+    pub key: Vec<String>,
+    /// Field that names the tenant.
+    pub tenant: Option<String>,
+}
+
+/// What the records of a topic are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TopicContents {
+    /// Changes of rows in the form of Debezium.
+    #[default]
+    Debezium,
+    /// The newest state of what the key identifies, or none if it is deleted.
+    Rows,
+    /// Events that applications write.
+    Events,
+}
+
+/// Where a source begins that was never read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum InitialOffset {
+    /// With what is written from then on.
+    #[default]
+    Latest,
+    /// With all that the topics hold.
+    Earliest,
+}
+
+/// What happens when the records after the saved offset are gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnOffsetLost {
+    /// Nothing is read until a person has decided.
+    #[default]
+    Stop,
+    /// The gap is recorded, and reading goes on with the earliest record that is there.
+    Earliest,
+}
 
 /// The write-ahead log of a server as a source.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -46,7 +46,9 @@ pub use selector::{
     LabelExpression, LabelOperator, LabelSelector, NamespacesFrom, ObserverNamespaces, consent,
     consents,
 };
-pub use source::{Source, SourceDatabase, TriggerSource, WalSource, WalTable};
+pub use source::{
+    KafkaSource, KafkaTopic, Source, SourceDatabase, TriggerSource, WalSource, WalTable,
+};
 pub use status::{
     ObserverCounts, ObserverListenerStatus, ObserverStatus, ShardStatus, WorkerCounts,
 };

@@ -2,7 +2,7 @@
 
 use super::url::database_url;
 use super::{api, egress, enrich, pod_template, queue, search, source};
-use crate::config::{LeaseConfig, ListenerConfig, OwnDatabase};
+use crate::config::{LeaseConfig, ListenerConfig, OwnDatabase, SourceConfig, StartAt};
 use crate::duration::HumanDuration;
 use crate::manifest::diagnostics::field;
 use crate::manifest::document::Metadata;
@@ -69,7 +69,7 @@ pub(crate) fn check(
             SHORTEST_STALL,
             LONGEST_STALL,
         ),
-        wal: source::check(&spec.source, &log_database, context),
+        source: source::check(&spec.source, &log_database, context),
         database_url: log_database,
         start_at: spec.start_at,
         max_poll_interval: context.check_range(
@@ -107,6 +107,12 @@ pub(crate) fn check(
         cache_ttl: enrich::ttl("/spec/cache", spec.cache.ttl, context),
         search: spec.search.as_ref().map(|one| search::check(one, context)),
     };
+    if matches!(config.source, SourceConfig::Kafka(_)) && config.start_at == StartAt::Backfill {
+        context.error(
+            "/spec/startAt",
+            "is `Backfill`, and topics have no tables to read; write `initialOffset: Earliest` in spec.source.kafka",
+        );
+    }
     config.egress.own_database = spec.egress.own_database.as_ref().map(|login| OwnDatabase {
         url: database_url("/spec/egress/ownDatabase/url", &login.url, context),
         listener_url: config.database_url.clone(),

@@ -2,32 +2,76 @@
 
 use std::collections::BTreeSet;
 
+use super::action::kafka::cluster;
 use super::context::ValidationContext;
 use super::url::database_url;
-use crate::config::{Redacted, TableContents, WalSourceConfig, WalTableConfig};
+use crate::config::{
+    KafkaSourceConfig, KafkaTopicConfig, Redacted, SourceConfig, TableContents, WalSourceConfig,
+    WalTableConfig,
+};
 use crate::manifest::diagnostics::field;
-use crate::v1alpha1::{Source, WalSource, WalTable};
+use crate::v1alpha1::{KafkaSource, Source, WalSource, WalTable};
 
-/// Validates the source of a listener, and returns the configuration of a write-ahead log.
+/// Validates the source of a listener.
 pub(crate) fn check(
     source: &Source,
     log_database: &Redacted,
     context: &mut ValidationContext<'_>,
-) -> Option<Box<WalSourceConfig>> {
-    match (&source.triggers, &source.wal) {
-        (None, None) => context.missing_field(
+) -> SourceConfig {
+    match (&source.triggers, &source.wal, &source.kafka) {
+        (None, None, None) => context.missing_field(
             "/spec/source",
             &["triggers"],
-            "names no source; write `triggers: {}` or `wal: {}`, or leave `source` out",
+            "names no source; write `triggers: {}`, `wal: {}` or `kafka:`, or leave `source` out",
         ),
-        (Some(_), Some(_)) => context.error(
+        (Some(_), None, None) => {}
+        (None, Some(source), None) => {
+            return SourceConfig::Wal(Box::new(wal(source, log_database, context)));
+        }
+        (None, None, Some(source)) => {
+            return SourceConfig::Kafka(Box::new(kafka(source, context)));
+        }
+        _ => context.error(
             "/spec/source",
-            "has both `triggers` and `wal`; keep one of them",
+            "has more than one of `triggers`, `wal` and `kafka`; keep one of them",
         ),
-        (Some(_), None) => {}
-        (None, Some(source)) => return Some(Box::new(wal(source, log_database, context))),
     }
-    None
+    SourceConfig::Triggers
+}
+
+fn kafka(source: &KafkaSource, context: &mut ValidationContext<'_>) -> KafkaSourceConfig {
+    let at = "/spec/source/kafka";
+    let mut known = BTreeSet::new();
+    for (number, topic) in source.topics.iter().enumerate() {
+        if !known.insert(&topic.topic) {
+            let at = format!("{at}/topics/{number}");
+            context.error(&at, "is listed before; keep one of them");
+        }
+    }
+    let (brokers, tls, sasl) = cluster(
+        at,
+        (&source.brokers, source.tls.as_ref(), source.sasl.as_ref()),
+        context,
+    );
+    KafkaSourceConfig {
+        name: source.name.clone(),
+        brokers,
+        tls,
+        sasl,
+        initial_offset: source.initial_offset,
+        on_offset_lost: source.on_offset_lost,
+        topics: source
+            .topics
+            .iter()
+            .map(|topic| KafkaTopicConfig {
+                topic: topic.topic.clone(),
+                contents: topic.contents,
+                entity: topic.entity.clone(),
+                key: topic.key.clone(),
+                tenant: topic.tenant.clone(),
+            })
+            .collect(),
+    }
 }
 
 fn wal(

@@ -137,7 +137,7 @@ async fn start(args: StartArgs) -> Result<(), CliError> {
     let source = database
         .bundle
         .as_ref()
-        .and_then(|bundle| bundle.listener.wal.as_deref());
+        .and_then(|bundle| bundle.listener.source.wal());
     let estimate = match backfill::check(&pool, source, &request).await {
         Ok(rows) => counted(rows, "row", "rows"),
         Err(CheckError::Table(message)) => return Err(CliError::Config(message)),

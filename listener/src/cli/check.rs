@@ -277,7 +277,7 @@ async fn query_tracking(
 ) -> Result<Vec<tracking::Finding>, CliError> {
     let pool = schema::connect(&bundle.listener.database_url).await?;
     migrate::verify(&pool).await?;
-    let source = bundle.listener.wal.as_deref();
+    let source = bundle.listener.source.wal();
     let captured = match source {
         Some(source) => schema::connect(&source.database_url).await?,
         None => pool,

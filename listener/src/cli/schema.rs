@@ -125,7 +125,7 @@ pub(super) async fn drop_listener(args: DropListenerArgs) -> Result<(), CliError
     let database = args.database.resolve()?;
     let config = database.bundle.as_ref().map(|bundle| &bundle.listener);
     let search = config.and_then(|config| config.search.as_ref());
-    let source = config.and_then(|config| config.wal.as_deref());
+    let source = config.and_then(|config| config.source.wal());
     if args.gone {
         return drop_unchecked(&database, (search, source)).await;
     }

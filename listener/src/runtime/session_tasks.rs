@@ -47,7 +47,7 @@ impl SessionContext<'_> {
             reporter(),
             sources.metrics.clone(),
         );
-        let captured = match listener.wal.as_deref() {
+        let captured = match listener.source.wal() {
             None => Some((pool.clone(), None)),
             // A URL that cannot be used is reported by what reads it.
             Some(source) => {
@@ -115,7 +115,7 @@ impl SessionContext<'_> {
             return Ok(tasks);
         }
         let pool = database::source_pool(&listener.database_url)?;
-        let Some(source) = listener.wal.as_deref() else {
+        let Some(source) = listener.source.wal() else {
             let scope = PageScope::Listener(listener.identity());
             let (holder, lease) = (self.member.name.clone(), listener.lease.duration);
             let backfiller = Backfiller {

@@ -2,9 +2,9 @@
 
 use super::batch::batch;
 use super::format::{check_format, format_content_type};
-use crate::config::{KafkaConfig, SaslConfig, SaslMechanism};
+use crate::config::{KafkaConfig, SaslConfig, SaslMechanism, TlsConfig};
 use crate::manifest::diagnostics::field;
-use crate::v1alpha1::{Kafka, Sasl};
+use crate::v1alpha1::{Kafka, Sasl, Tls};
 use crate::validation::context::ValidationContext;
 use crate::validation::names::is_domain;
 use crate::validation::tls;
@@ -14,8 +14,39 @@ const DEFAULT_PORT: u16 = 9092;
 
 /// Validates a Kafka record and returns its configuration, with placeholders for what it reports.
 pub(super) fn check(at: &str, kafka: &Kafka, context: &mut ValidationContext<'_>) -> KafkaConfig {
-    let tls = kafka.tls.as_ref();
-    let sasl = kafka.sasl.as_ref();
+    let (brokers, tls, sasl) = cluster(
+        at,
+        (&kafka.brokers, kafka.tls.as_ref(), kafka.sasl.as_ref()),
+        context,
+    );
+    check_format(
+        at,
+        kafka.format,
+        ("message", kafka.message.as_ref()),
+        context,
+    );
+    KafkaConfig {
+        brokers,
+        topic: kafka.topic.clone(),
+        key: kafka.key.clone(),
+        message: kafka.message.clone(),
+        format: kafka.format,
+        content_type: format_content_type(at, kafka.format, (&kafka.content_type, false), context),
+        tls,
+        sasl,
+        batch: batch(&field(at, "batch"), kafka.batch, context),
+    }
+}
+
+/// Brokers, and what connections to them need.
+type Cluster = (Vec<(String, u16)>, Option<TlsConfig>, Option<SaslConfig>);
+
+/// Validates the brokers of a cluster at `at`, and what connections to them need.
+pub(in crate::validation) fn cluster(
+    at: &str,
+    (names, tls, sasl): (&[String], Option<&Tls>, Option<&Sasl>),
+    context: &mut ValidationContext<'_>,
+) -> Cluster {
     if let Some(sasl) = sasl
         && sasl.mechanism == SaslMechanism::Plain
         && tls.is_none()
@@ -25,23 +56,11 @@ pub(super) fn check(at: &str, kafka: &Kafka, context: &mut ValidationContext<'_>
             "would send the password in the clear; give `tls`, or make it ScramSha512 or ScramSha256",
         );
     }
-    check_format(
-        at,
-        kafka.format,
-        ("message", kafka.message.as_ref()),
-        context,
-    );
-    KafkaConfig {
-        brokers: brokers(&field(at, "brokers"), &kafka.brokers, context),
-        topic: kafka.topic.clone(),
-        key: kafka.key.clone(),
-        message: kafka.message.clone(),
-        format: kafka.format,
-        content_type: format_content_type(at, kafka.format, (&kafka.content_type, false), context),
-        tls: tls.map(|tls| tls::check(&field(at, "tls"), tls, context)),
-        sasl: sasl.and_then(|sasl| login(&field(at, "sasl"), sasl, context)),
-        batch: batch(&field(at, "batch"), kafka.batch, context),
-    }
+    (
+        brokers(&field(at, "brokers"), names, context),
+        tls.map(|tls| tls::check(&field(at, "tls"), tls, context)),
+        sasl.and_then(|sasl| login(&field(at, "sasl"), sasl, context)),
+    )
 }
 
 fn brokers(

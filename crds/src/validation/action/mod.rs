@@ -3,7 +3,7 @@
 mod batch;
 mod email;
 mod format;
-mod kafka;
+pub(super) mod kafka;
 mod log;
 mod nats;
 pub(super) mod postgres;

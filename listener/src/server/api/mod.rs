@@ -147,7 +147,7 @@ impl HttpApi {
                 listener: listener.identity().into(),
                 observers: parts.observers,
                 search: parts.search,
-                source: listener.wal.clone().map(Arc::from),
+                source: listener.source.wal().cloned().map(Arc::new),
                 composer: Arc::new(composer(listener)),
                 auth: Arc::new(Auth::new(access, listener, parts.coordination)),
                 searches: Arc::default(),
