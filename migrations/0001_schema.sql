@@ -476,7 +476,7 @@ create table observer.cache_invalidation (
 create index on observer.cache_invalidation (listener, id);
 comment on table observer.cache_invalidation is 'Results of the cache that were dropped by hand, for as long as one may live.';
 
--- Sources that fill the log from elsewhere, by slot: what of them is in the log, and who reads them.
+-- Sources that fill the log from elsewhere, by slot, or by name where topics are read: what of them is in the log, and who reads them.
 create table observer.source (
     name text primary key,
     -- listeners with this source; the slot is dropped with the last of them
@@ -498,19 +498,42 @@ create table observer.source (
     -- without a further write, others may take over from then on
     expires_at timestamptz not null default '-infinity',
     saved_at timestamptz not null default clock_timestamp(),
+    -- name of the Kafka cluster, where topics are read; nothing before the first session
+    cluster text,
     check ((system_identifier is null) = (confirmed_lsn is null)),
     check (commit_lsn is not null or ordinal = 0)
 );
 
--- What a source lost before the log had it.
+-- Offsets of a source that reads topics: all records before them are in the log.
+create table observer.source_offset (
+    name text not null references observer.source on delete cascade,
+    topic text not null,
+    partition integer not null,
+    -- another topic may get the name of one that is deleted
+    topic_id text not null,
+    next_offset bigint not null,
+    primary key (name, topic, partition)
+);
+
+-- What a source lost before the log had it, and records that are no events: of a write-ahead log with positions, of a
+-- topic with the first offset and the one after the last.
 create table observer.source_gap (
     id bigint generated always as identity primary key,
     name text not null,
     reason text not null,
-    from_lsn pg_lsn not null,
-    to_lsn pg_lsn not null,
-    recorded_at timestamptz not null default clock_timestamp()
+    from_lsn pg_lsn,
+    to_lsn pg_lsn,
+    topic text,
+    partition integer,
+    from_offset bigint,
+    to_offset bigint,
+    records bigint,
+    recorded_at timestamptz not null default clock_timestamp(),
+    unique (name, topic, partition, reason),
+    check (num_nulls(from_lsn, to_lsn) = 0 and num_nonnulls(topic, partition, from_offset, to_offset, records) = 0
+        or num_nonnulls(from_lsn, to_lsn) = 0 and num_nulls(topic, partition, from_offset, to_offset, records) = 0)
 );
+comment on table observer.source_offset is 'How far sources have read topics.';
 comment on table observer.source is 'Sources that fill the log from elsewhere: what of them is in the log, and who reads them.';
 comment on table observer.source_gap is 'What sources lost before the log had it.';
 

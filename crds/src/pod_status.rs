@@ -56,7 +56,7 @@ pub struct PodReport {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub search: Option<SearchReport>,
     /// What keeps the pod from reading the source of the change log, or is about to, if so:
-    /// [`SOURCE_NOT_READ`], [`SLOT_LOST`] or [`SLOT_AT_RISK`].
+    /// [`SOURCE_NOT_READ`], [`SLOT_LOST`], [`OFFSET_LOST`] or [`SLOT_AT_RISK`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<PodProblem>,
 }
@@ -66,6 +66,9 @@ pub const SOURCE_NOT_READ: &str = "SourceNotRead";
 
 /// Reason of a source: its slot does not hold what comes next, so changes are missing.
 pub const SLOT_LOST: &str = "SlotLost";
+
+/// Reason of a source: a topic does not hold the records that come next, so changes are missing.
+pub const OFFSET_LOST: &str = "OffsetLost";
 
 /// Reason of a source: its slot is about to be invalidated.
 pub const SLOT_AT_RISK: &str = "SlotAtRisk";

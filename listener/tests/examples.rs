@@ -279,6 +279,48 @@ async fn nats() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn kafka_source() {
+    let certs = Certs::make();
+    let server = Kafka::start(&certs.server, &certs.ca).await;
+    server.topic("shop.public.orders", 1).await;
+    server.topic("billing", 1).await;
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let secrets = [
+        ("shop-kafka", "username", kafka::LOGIN.0),
+        ("shop-kafka-password", "password", kafka::LOGIN.1),
+    ];
+    let ca = certs.ca.trim().replace('\n', "\\n");
+    let changes = [
+        (
+            "brokers: [kafka.example.com:9092]",
+            &*format!("brokers: [\"localhost:{}\"]", server.tls_port),
+        ),
+        ("tls: {}", &*format!("tls: {{ca: {{value: \"{ca}\\n\"}}}}")),
+        (
+            "name: shop-kafka, key: password",
+            "name: shop-kafka-password, key: password",
+        ),
+        ("https://shipping.example.com/orders", &sink.url("/")),
+    ];
+    let (_db, mut process) = start("kafka-source.yaml", &secrets, &changes).await;
+    process.says("reading topics of Kafka").await;
+    let client = krafka::Kafka::builder(format!("127.0.0.1:{}", server.port));
+    let producer = client.connect().await.unwrap().producer().build();
+    let change = r#"{"op": "u", "before": {"id": 7, "status": "new"}, "after": {"id": 7, "status": "paid"},
+                     "source": {"schema": "public", "table": "orders", "ts_ms": 1700000000123}}"#;
+    let record = krafka::Record::new("shop.public.orders", change).key(r#"{"id": 7}"#);
+    let sent = producer.await.unwrap().send(record).await;
+    assert!(sent.unwrap().is_persisted());
+    sink.arrived(1).await;
+    let event = json(&sink.received()[0]);
+    assert_eq!(
+        (&event["key"], &event["new"]["status"]),
+        (&"7".into(), &"paid".into())
+    );
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn kafka() {
     let certs = Certs::make();
     let server = Kafka::start(&certs.server, &certs.ca).await;

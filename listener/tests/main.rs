@@ -30,6 +30,7 @@ mod history_removal;
 mod hostile;
 mod instructions;
 mod jobs;
+mod kafka;
 mod large;
 mod letters;
 mod life;

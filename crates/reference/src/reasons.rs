@@ -233,12 +233,17 @@ pub const DATABASE: &[Reason] = &[
     reason(
         "SourceNotRead",
         "The source of the change log is not read. What is logged already is delivered.",
-        "Read the message: it has the remedy. The slot holds what is not read, so nothing is missing yet.",
+        "Read the message: it has the remedy. The slot or the topics hold what is not read, so nothing is missing yet.",
     ),
     reason(
         "SlotLost",
         "The slot of the source does not hold what comes next, so changes are missing. What is logged already is delivered.",
         "Find out what was changed meanwhile. Set `spec.source.wal.onSlotLost: Recreate` to record the gap and go on with a new slot.",
+    ),
+    reason(
+        "OffsetLost",
+        "A topic of the source does not hold the record that comes next, so records are missing. What is logged already is delivered.",
+        "Find out what was written meanwhile. Set `spec.source.kafka.onOffsetLost: Earliest` to record the gap and go on with the earliest record.",
     ),
     reason(
         "SlotAtRisk",

@@ -100,11 +100,11 @@ pub struct KafkaTopic {
     #[schemars(length(min = 1, max = 255))]
     pub entity: Option<String>,
     /// Fields of the row that identify it, at most 32, of 1 to 63 characters each; default is the
-    /// record's key. Records of one key must be in one partition.
+    /// record's key. Records of one key must be in one partition. Not for `Rows`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 63)))]
     pub key: Vec<String>,
-    /// Field of the row that names the tenant, 1 to 63 characters.
+    /// Field of the row that names the tenant, 1 to 63 characters. Not for `Rows`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub tenant: Option<String>,

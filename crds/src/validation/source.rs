@@ -6,8 +6,8 @@ use super::action::kafka::cluster;
 use super::context::ValidationContext;
 use super::url::database_url;
 use crate::config::{
-    KafkaSourceConfig, KafkaTopicConfig, Redacted, SourceConfig, TableContents, WalSourceConfig,
-    WalTableConfig,
+    KafkaSourceConfig, KafkaTopicConfig, Redacted, SourceConfig, TableContents, TopicContents,
+    WalSourceConfig, WalTableConfig,
 };
 use crate::manifest::diagnostics::field;
 use crate::v1alpha1::{KafkaSource, Source, WalSource, WalTable};
@@ -46,6 +46,15 @@ fn kafka(source: &KafkaSource, context: &mut ValidationContext<'_>) -> KafkaSour
         if !known.insert(&topic.topic) {
             let at = format!("{at}/topics/{number}");
             context.error(&at, "is listed before; keep one of them");
+        }
+        let is_shaped = !topic.key.is_empty() || topic.tenant.is_some();
+        if topic.contents == TopicContents::Rows && is_shaped {
+            let at = format!("{at}/topics/{number}");
+            context.error(
+                &at,
+                "has `contents: Rows` and `key` or `tenant`; leave these out, as a deletion has no row that they could be \
+                 fields of",
+            );
         }
     }
     let (brokers, tls, sasl) = cluster(

@@ -1,6 +1,6 @@
 //! What can be found wrong with a backfill before it is started.
 
-use crds::config::WalSourceConfig;
+use crds::config::SourceConfig;
 use sqlx::PgPool;
 
 use super::request::BackfillRequest;
@@ -25,10 +25,18 @@ pub enum CheckError {
 /// rows the planner takes the table for, filters not counted in.
 pub async fn check(
     log: &PgPool,
-    source: Option<&WalSourceConfig>,
+    source: &SourceConfig,
     request: &BackfillRequest,
 ) -> Result<u64, CheckError> {
+    if matches!(source, SourceConfig::Kafka(_)) {
+        return Err(CheckError::Table(
+            "topics have no tables that could be read: what they hold is delivered with \
+             spec.source.kafka.initialOffset: Earliest, by a listener that has not run before"
+                .to_owned(),
+        ));
+    }
     let read = source
+        .wal()
         .map(|source| catalog_pool(&source.database_url))
         .transpose()?;
     let pool = read.as_ref().unwrap_or(log);

@@ -23,13 +23,13 @@ const SETTLE_SQL: &str = "
     from observer.current_bound() present
     where p.xid = any ($1::text[]::xid8[]) and p.high_id is null and p.snapshot is not null";
 
-/// Rows of pages for a listener (for all where it is empty) that have not changed since in the log. The emptying of a
+/// Rows of pages for a listener (for any where it is empty), or for all, that have not changed since in the log. The emptying of a
 /// table is a change of all its keys.
 const CURRENT_SQL: &str = "
     with page as materialized (
         select p.xid, p.observer, p.snapshot, p.low_id, p.high_id
         from observer.backfill_page p
-        where p.xid = any ($1::text[]::xid8[]) and ($2 = '' or p.listener = $2)
+        where p.xid = any ($1::text[]::xid8[]) and ($2 = '' or p.listener in ($2, ''))
     ), row as materialized (
         select * from unnest($1::text[]::xid8[], $3::bigint[], $4::integer[], $5::text[], $6::text[], $7::text[])
             as r (xid, id, hash, entity, key, tenant)

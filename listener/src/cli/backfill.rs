@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use crds::config::{Bundle, ObserverConfig, Operation};
+use crds::config::{Bundle, ObserverConfig, Operation, SourceConfig};
 use observer_listener::backfill::{
     self, Backfill, BackfillFilter, BackfillRequest, BackfillState, Change, CheckError, MAX_RATE,
     StoreError,
@@ -137,7 +137,7 @@ async fn start(args: StartArgs) -> Result<(), CliError> {
     let source = database
         .bundle
         .as_ref()
-        .and_then(|bundle| bundle.listener.source.wal());
+        .map_or(&SourceConfig::Triggers, |bundle| &bundle.listener.source);
     let estimate = match backfill::check(&pool, source, &request).await {
         Ok(rows) => counted(rows, "row", "rows"),
         Err(CheckError::Table(message)) => return Err(CliError::Config(message)),

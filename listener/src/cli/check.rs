@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use clap::{ArgGroup, Args};
-use crds::config::{Bundle, ListenerConfig};
+use crds::config::{Bundle, ListenerConfig, SourceConfig};
 use crds::loader::Loaded;
 use crds::manifest::Diagnostic;
 use observer_listener::actions::verify_own_database;
@@ -278,9 +278,11 @@ async fn query_tracking(
     let pool = schema::connect(&bundle.listener.database_url).await?;
     migrate::verify(&pool).await?;
     let source = bundle.listener.source.wal();
-    let captured = match source {
-        Some(source) => schema::connect(&source.database_url).await?,
-        None => pool,
+    let captured = match &bundle.listener.source {
+        SourceConfig::Wal(source) => schema::connect(&source.database_url).await?,
+        SourceConfig::Triggers => pool,
+        // Topics have no tables.
+        SourceConfig::Kafka(_) => return Ok(Vec::new()),
     };
     Ok(tracking::findings(&captured, source, observers.needs()).await?)
 }

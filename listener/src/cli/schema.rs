@@ -1,7 +1,7 @@
 //! `migrate`, `reset-position` and `drop-listener`.
 
 use clap::{Args, ValueEnum};
-use crds::config::{Redacted, SearchBackend, SearchConfig, WalSourceConfig};
+use crds::config::{Redacted, SearchBackend, SearchConfig, SourceConfig};
 use observer_listener::checkpoint::stored_rows;
 use observer_listener::coordination::live_processes;
 use observer_listener::database::{self, DatabaseError};
@@ -125,7 +125,7 @@ pub(super) async fn drop_listener(args: DropListenerArgs) -> Result<(), CliError
     let database = args.database.resolve()?;
     let config = database.bundle.as_ref().map(|bundle| &bundle.listener);
     let search = config.and_then(|config| config.search.as_ref());
-    let source = config.and_then(|config| config.source.wal());
+    let source = config.map(|config| &config.source);
     if args.gone {
         return drop_unchecked(&database, (search, source)).await;
     }
@@ -152,7 +152,7 @@ pub(super) async fn drop_listener(args: DropListenerArgs) -> Result<(), CliError
 /// Deletes all data of a listener without a check for running processes, as the operator does.
 async fn drop_unchecked(
     database: &NamedDatabase,
-    elsewhere: (Option<&SearchConfig>, Option<&WalSourceConfig>),
+    elsewhere: (Option<&SearchConfig>, Option<&SourceConfig>),
 ) -> Result<(), CliError> {
     let listener = database.listener.as_ref().ok_or_else(|| {
         CliError::Config("name the listener with --listener NAME, or its files with -f FILE".into())
@@ -165,7 +165,7 @@ async fn drop_unchecked(
 async fn drop_rows_and_documents(
     pool: &PgPool,
     listener: &str,
-    (search, source): (Option<&SearchConfig>, Option<&WalSourceConfig>),
+    (search, source): (Option<&SearchConfig>, Option<&SourceConfig>),
 ) -> Result<(), CliError> {
     let is_elsewhere = |config: &&SearchConfig| config.backend != SearchBackend::Postgres;
     if let Some(config) = search.filter(|config| !is_elsewhere(config)) {
@@ -179,9 +179,14 @@ async fn drop_rows_and_documents(
     let rows = cluster::drop_listener(pool, listener).await?;
     let rows = counted(rows.unsigned_abs(), "row", "rows");
     if let Some(source) = source
-        && let Some(slot) = removal::drop_unused(pool, source).await?
+        && let Some(name) = removal::drop_unused(pool, source).await?
     {
-        say!("the replication slot {slot} is dropped, as no other listener has it")?;
+        let kind = if source.wal().is_some() {
+            "replication slot"
+        } else {
+            "source"
+        };
+        say!("the {kind} {name} is dropped, as no other listener has it")?;
     }
     let Some(config) = search.filter(is_elsewhere) else {
         return say!("listener {listener} is dropped: {rows} deleted");

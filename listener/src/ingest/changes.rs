@@ -12,8 +12,10 @@ use serde_json::value::RawValue;
 
 use super::catalog::Catalog;
 use super::entity_change;
+use super::envelope::{Envelope, fields, text_of};
 use super::error::IngestError;
-use super::store::{LogRow, Progress, RowBatch};
+use super::rows::{LogRow, RowBatch};
+use super::store::Progress;
 use super::strikes::Strikes;
 use super::table_plan::{Image, TablePlan};
 
@@ -242,18 +244,43 @@ impl Changes {
         }
         self.release_held();
         let event = serde_json::from_slice::<CustomEvent>(message.content);
-        let Some(event) = event.ok().filter(|event| !event.entity.is_empty()) else {
+        let row = match event.ok().filter(|event| !event.entity.is_empty()) {
+            Some(event) => {
+                let payload = event.payload.map(|payload| payload.get().to_owned());
+                let of = (event.key, event.tenant);
+                self.row('c', &Arc::from(event.entity), of, (None, payload))
+            }
+            None => self.message_change(message.content),
+        };
+        let row = row.filter(LogRow::is_storable);
+        if row.is_none() {
             self.malformed += 1;
             tracing::warn!(
                 "a message with the prefix {MESSAGE_PREFIX} is no event and is passed over: write it as \
-                 {{\"entity\": ..., \"payload\": ..., \"key\": ..., \"tenant\": ...}}"
+                 {{\"entity\": ..., \"payload\": ..., \"key\": ..., \"tenant\": ...}}, or as a change of Debezium with \
+                 source.schema and source.table"
             );
-            return;
-        };
-        let payload = event.payload.map(|payload| payload.get().to_owned());
-        let of = (event.key, event.tenant);
-        let row = self.row('c', &Arc::from(event.entity), of, (None, payload));
+        }
         self.batch.extend(row);
+    }
+
+    /// The event that a message is which holds a change in the form of Debezium, with the key and the tenant beside it.
+    fn message_change(&mut self, content: &[u8]) -> Option<LogRow> {
+        let text = std::str::from_utf8(content).ok()?;
+        let members = fields(text)?;
+        let envelope = Envelope::of(&members)?;
+        let entity = Arc::from(envelope.table()?);
+        let of = |name: &str| members.get(name).and_then(|value| text_of(value));
+        let owned = |image: Option<&RawValue>| image.map(|image| image.get().to_owned());
+        let (operation, images) = match envelope.operation() {
+            // What is read of a table is told by a backfill alone.
+            'c' | 'r' => ('c', (None, Some(text.to_owned()))),
+            operation => {
+                let (old, new) = envelope.images();
+                (operation, (owned(old), owned(new)))
+            }
+        };
+        self.row(operation, &entity, (of("key"), of("tenant")), images)
     }
 
     fn relation(&mut self, relation: &Relation) -> Result<(), IngestError> {

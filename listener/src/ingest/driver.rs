@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backoff::Backoff;
-use crds::config::WalSourceConfig;
+use crds::config::{SourceConfig, WalSourceConfig};
 use crds::pod_status::{PodProblem, SLOT_AT_RISK};
 use sqlx::PgPool;
 use tokio::sync::mpsc;
@@ -16,6 +16,7 @@ use super::catalog::Catalog;
 use super::changes::Changes;
 use super::connection::{catalog_pool, check};
 use super::error::IngestError;
+use super::kafka::{self, KafkaSession};
 use super::opening;
 use super::pages::PageReader;
 use super::setup;
@@ -51,7 +52,7 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Reads a source, in turn with the other processes that have it.
 pub(crate) struct Ingester {
     /// The source.
-    pub(crate) source: WalSourceConfig,
+    pub(crate) source: SourceConfig,
     /// Connections to the database of the change log.
     pub(crate) log: PgPool,
     /// The listener.
@@ -105,7 +106,7 @@ impl Ingester {
                         failing_since = None;
                     }
                     let since = *failing_since.get_or_insert(begun);
-                    self.report(&error, &mut last_error, since);
+                    self.report(&error, &mut last_error, (since, &turns));
                     if error.needs_a_person() {
                         PERSON_PAUSE
                     } else {
@@ -122,13 +123,13 @@ impl Ingester {
     }
 
     /// Logs a failure once for as long as it stays the same.
-    fn report(&self, error: &IngestError, last: &mut String, since: Instant) {
+    fn report(&self, error: &IngestError, last: &mut String, (since, turns): (Instant, &Turns)) {
         self.metrics
             .failures
             .with_label_values(&[error.reason()])
             .inc();
         let text = error.to_string();
-        let source = self.source.slot.as_deref().unwrap_or("the default slot");
+        let source = turns.store.as_ref().map_or("", SourceStore::name);
         if *last == text {
             tracing::debug!(source, "{text}");
         } else if error.needs_a_person() {
@@ -147,7 +148,7 @@ impl Ingester {
 
     /// Names the source's row, and records the listener on it.
     async fn register(&self) -> Result<SourceStore, IngestError> {
-        let name = SourceStore::slot_name(&self.log, &self.source).await?;
+        let name = SourceStore::source_name(&self.log, &self.source).await?;
         let of = (&*name, &*self.listener);
         let store = SourceStore::new(self.log.clone(), of, &self.holder, self.lease);
         store.register().await?;
@@ -163,26 +164,46 @@ impl Ingester {
             turns.store.insert(store).clone()
         };
         let Some(claim) = store.claim().await? else {
+            if let SourceConfig::Kafka(source) = &self.source {
+                kafka::check_topics(&self.log, source).await?;
+            }
             return Ok(());
         };
-        let pool = catalog_pool(&self.source.database_url)?;
-        let result = self.read(&store, &claim, &pool, turns).await;
-        pool.close().await;
-        result
+        match &self.source {
+            // Triggers need nobody to read them.
+            SourceConfig::Triggers => Ok(()),
+            SourceConfig::Wal(source) => {
+                let pool = catalog_pool(&source.database_url)?;
+                let result = self.read_wal(source, (&store, &claim), &pool, turns).await;
+                pool.close().await;
+                result
+            }
+            SourceConfig::Kafka(source) => {
+                let session = KafkaSession {
+                    source,
+                    log: &self.log,
+                    metrics: &self.metrics,
+                    reporter: &self.reporter,
+                    lease: self.lease,
+                    renewal: self.lease / RENEWALS,
+                };
+                session.read(&store, &claim).await
+            }
+        }
     }
 
-    async fn read(
+    async fn read_wal(
         &self,
-        store: &SourceStore,
-        claim: &SourceClaim,
+        source: &WalSourceConfig,
+        (store, claim): (&SourceStore, &SourceClaim),
         pool: &PgPool,
         turns: &mut Turns,
     ) -> Result<(), IngestError> {
-        check(pool, &self.source.database_url).await?;
-        setup::prepare(pool, &self.source).await?;
-        setup::check_not_tracked(&self.log, &self.source).await?;
-        let catalog = Catalog::read(pool, &self.source.publication).await?;
-        let what = (&self.source, catalog.publication);
+        check(pool, &source.database_url).await?;
+        setup::prepare(pool, source).await?;
+        setup::check_not_tracked(&self.log, source).await?;
+        let catalog = Catalog::read(pool, &source.publication).await?;
+        let what = (source, catalog.publication);
         let opened = opening::open(what, (store, claim), &self.metrics);
         let (session, progress) = opened.await?;
         tracing::info!(
@@ -194,13 +215,13 @@ impl Ingester {
         );
         self.metrics.connected.set(1);
         self.reporter.set_source(None);
-        let tables = self.source.tables.clone();
+        let tables = source.tables.clone();
         let (requests, pages) = mpsc::channel(1);
         let scope = PageScope::Source(store.name().to_owned());
         let holder = self.holder.clone();
         let backfills = BackfillStore::new(self.log.clone(), scope, holder, self.lease);
         let backfilling = PageReader {
-            source: self.source.clone(),
+            source: source.clone(),
             store: backfills.clone(),
             requests,
             metrics: self.backfill_metrics.clone(),

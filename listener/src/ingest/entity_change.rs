@@ -1,12 +1,12 @@
 //! Rows of the log of entities that a `FraiseQL` application keeps, as events: what `observer.entity_change` does where
 //! a trigger logs them, text for text. Pure.
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
+use super::envelope::{Envelope, fields, is_there, text_of};
 use crate::delivery::entity;
 
 /// What the member `_change` of the images holds besides the verb, with the columns that it comes from.
@@ -21,8 +21,6 @@ const MEMBERS: [(&str, &str); 9] = [
     ("traceId", "trace_id"),
     ("metadata", "extra_metadata"),
 ];
-
-type Fields<'a> = HashMap<String, &'a RawValue>;
 
 /// An event of such a log.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,21 +41,18 @@ pub(super) struct EntityChange {
 
 /// Reads an event from a row of the log of a schema. Returns nothing if the row is no JSON object.
 pub(super) fn read(schema: &str, row: &str) -> Option<EntityChange> {
-    let fields: Fields<'_> = serde_json::from_str(row).ok()?;
-    let text = |name: &str| fields.get(name).and_then(|value| text_of(value));
+    let columns = fields(row)?;
+    let text = |name: &str| columns.get(name).and_then(|value| text_of(value));
     let mut verb = text("modification_type");
     let (mut before, mut after) = (
-        fields.get("object_data_before").copied(),
-        fields.get("object_data").copied(),
+        columns.get("object_data_before").copied(),
+        columns.get("object_data").copied(),
     );
     if let Some(data) = after
-        && let Ok(envelope) = serde_json::from_str::<Fields<'_>>(data.get())
-        && let Some(op) = envelope.get("op").filter(|op| op.get().starts_with('"'))
-        && (envelope.contains_key("before") || envelope.contains_key("after"))
+        && let Some(envelope) = fields(data.get()).as_ref().and_then(Envelope::of)
     {
-        verb = text_of(op);
-        before = envelope.get("before").copied();
-        after = envelope.get("after").copied();
+        verb = Some(envelope.op);
+        (before, after) = (envelope.before, envelope.after);
     }
     let name = verb.as_deref().unwrap_or_default().to_uppercase();
     let operation = match &*name {
@@ -68,7 +63,7 @@ pub(super) fn read(schema: &str, row: &str) -> Option<EntityChange> {
     };
     let mut change = format!("{{\"verb\":{}", serde_json::to_string(&verb).ok()?);
     for (member, column) in MEMBERS {
-        let value = fields.get(column).map_or("null", |value| value.get());
+        let value = columns.get(column).map_or("null", |value| value.get());
         // A text can always be written.
         let _ = write!(change, ",\"{member}\":{value}");
     }
@@ -95,19 +90,6 @@ pub(super) fn read(schema: &str, row: &str) -> Option<EntityChange> {
         old,
         new,
     })
-}
-
-fn is_there(value: &&RawValue) -> bool {
-    value.get() != "null"
-}
-
-/// The value's text, as `->>` of its object.
-fn text_of(value: &RawValue) -> Option<String> {
-    match value.get() {
-        "null" => None,
-        text if text.starts_with('"') => serde_json::from_str(text).ok(),
-        text => Some(text.to_owned()),
-    }
 }
 
 /// Adds what is known of the change to an image.

@@ -1,6 +1,7 @@
 //! Why a source is not read.
 
-use crds::pod_status::{SLOT_LOST, SOURCE_NOT_READ};
+use crds::pod_status::{OFFSET_LOST, SLOT_LOST, SOURCE_NOT_READ};
+use krafka::KrafkaError;
 use pgoutput::DecodeError;
 use pgwire_replication::{Lsn, PgWireError};
 
@@ -21,6 +22,49 @@ pub enum IngestError {
     /// The replication session failed.
     #[error("the replication session failed: {0}")]
     Session(#[from] PgWireError),
+    /// The brokers do not answer, or refuse.
+    #[error("the brokers: {0}")]
+    Kafka(#[from] KrafkaError),
+    /// It is another cluster.
+    #[error(
+        "the brokers are of the cluster {found}, and what is in the change log is of {saved}: lead brokers to that, or, \
+         to go on with this one, delete the row of {name} in observer.source (all that its topics hold is then read as by \
+         initialOffset)"
+    )]
+    ForeignCluster {
+        /// Name of the source.
+        name: String,
+        /// Cluster of what is saved.
+        saved: String,
+        /// Cluster that was found.
+        found: String,
+    },
+    /// Another process reads the source without one of this listener's topics.
+    #[error(
+        "the topic {topic} is not read: it does not exist, or the listener that reads the source {name} lists other topics. \
+         List the same in all listeners of this database with that name, or set another spec.source.kafka.name"
+    )]
+    TopicNotRead {
+        /// The topic.
+        topic: String,
+        /// Name of the source.
+        name: String,
+    },
+    /// A topic does not hold what comes next.
+    #[error(
+        "partition {partition} of the topic {topic} {why}, and the next record to read is {next}: records are missing. Set \
+         spec.source.kafka.onOffsetLost: Earliest to record the gap and go on with the earliest record"
+    )]
+    OffsetLost {
+        /// The topic.
+        topic: String,
+        /// Number of the partition.
+        partition: i32,
+        /// What is wrong with it.
+        why: String,
+        /// What is saved.
+        next: i64,
+    },
     /// What it sent cannot be read.
     #[error(transparent)]
     Decode(#[from] DecodeError),
@@ -125,6 +169,10 @@ impl IngestError {
             Self::ForeignServer { .. } => "foreign_server",
             Self::Diverged { .. } => "diverged",
             Self::SlotLost { .. } => "slot_lost",
+            Self::Kafka(_) => "brokers",
+            Self::ForeignCluster { .. } => "foreign_cluster",
+            Self::OffsetLost { .. } => "offset_lost",
+            Self::TopicNotRead { .. } => "topic_not_read",
         }
     }
 
@@ -132,6 +180,7 @@ impl IngestError {
     pub(crate) fn condition(&self) -> &'static str {
         match self {
             Self::SlotLost { .. } => SLOT_LOST,
+            Self::OffsetLost { .. } => OFFSET_LOST,
             _ => SOURCE_NOT_READ,
         }
     }
@@ -148,6 +197,10 @@ impl IngestError {
                 | Self::ForeignServer { .. }
                 | Self::Diverged { .. }
                 | Self::SlotLost { .. }
+                | Self::ForeignCluster { .. }
+                | Self::OffsetLost { .. }
+                | Self::TopicNotRead { .. }
+                | Self::Kafka(KrafkaError::Auth { .. } | KrafkaError::Config { .. })
         )
     }
 }

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use super::catalog::Catalog;
 use super::connection::catalog_pool;
 use super::error::IngestError;
-use super::store::LogRow;
+use super::rows::LogRow;
 use super::table_plan::TablePlan;
 use crate::backfill::{
     BackfillStore, ClaimedBackfill, KeyedTable, LOOK_INTERVAL, PageError, PagePace, PageProgress,

@@ -1,6 +1,6 @@
 //! Removal of a source whose last listener is gone: a slot that nobody reads fills the disk of its server.
 
-use crds::config::WalSourceConfig;
+use crds::config::{SourceConfig, WalSourceConfig};
 use sqlx::PgPool;
 
 use super::connection::catalog_pool;
@@ -15,25 +15,35 @@ const DROP: [&str; 2] = [
      where slot_name = $1 and plugin = 'pgoutput' and database = current_database()",
 ];
 
-/// Drops the slot of a source that no listener has any more, after a listener was dropped. Returns its name
-/// if it is gone with it. The publication stays, as it may be of others.
+/// Removes a source that no listener has any more, after a listener was dropped, with its slot or its offsets. Returns
+/// its name if it is gone with it. A publication stays, as it may be of others.
 pub async fn drop_unused(
     log: &PgPool,
-    source: &WalSourceConfig,
+    source: &SourceConfig,
 ) -> Result<Option<String>, IngestError> {
-    let name = SourceStore::slot_name(log, source).await?;
+    if *source == SourceConfig::Triggers {
+        return Ok(None);
+    }
+    let name = SourceStore::source_name(log, source).await?;
     if !SourceStore::is_unused(log, &name).await? {
         return Ok(None);
     }
+    if let Some(source) = source.wal() {
+        drop_slot(source, &name).await?;
+    }
+    SourceStore::remove(log, &name).await?;
+    Ok(Some(name))
+}
+
+async fn drop_slot(source: &WalSourceConfig, name: &str) -> Result<(), IngestError> {
     let pool = catalog_pool(&source.database_url)?;
     for sql in DROP {
         sqlx::query(sql)
-            .bind(&name)
+            .bind(name)
             .execute(&pool)
             .await
             .map_err(IngestError::Catalog)?;
     }
     pool.close().await;
-    SourceStore::remove(log, &name).await?;
-    Ok(Some(name))
+    Ok(())
 }

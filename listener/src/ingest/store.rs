@@ -5,95 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::queue::sql_transaction;
-use chrono::{DateTime, Utc};
-use crds::config::WalSourceConfig;
+use crds::config::SourceConfig;
 use pgwire_replication::Lsn;
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, PgPool, Row};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
 
 use super::error::IngestError;
+use super::kafka;
 use super::pages::Page;
+use super::rows::{INSERT_SQL, RowBatch};
 use crate::backfill::BackfillStore;
 use crate::capture::change_log::id_prefix;
 use crate::database::interval;
-
-/// Rows to append to the change log, in order.
-#[derive(Debug, Default)]
-pub(crate) struct RowBatch {
-    operations: Vec<String>,
-    entities: Vec<String>,
-    keys: Vec<Option<String>>,
-    tenants: Vec<Option<String>>,
-    occurred_at: Vec<DateTime<Utc>>,
-    olds: Vec<Option<String>>,
-    news: Vec<Option<String>>,
-    bytes: usize,
-}
-
-/// Operation, key and images of a row.
-#[cfg(test)]
-pub(crate) type RowTexts = (String, Option<String>, Option<String>, Option<String>);
-
-/// A row to append.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct LogRow {
-    /// Code of the operation.
-    pub(crate) operation: char,
-    /// The entity.
-    pub(crate) entity: Arc<str>,
-    /// Its key.
-    pub(crate) key: Option<String>,
-    /// Its tenant.
-    pub(crate) tenant: Option<String>,
-    /// When its transaction was committed.
-    pub(crate) occurred_at: DateTime<Utc>,
-    /// The image before, as JSON.
-    pub(crate) old: Option<String>,
-    /// The image after, as JSON.
-    pub(crate) new: Option<String>,
-}
-
-impl RowBatch {
-    fn push(&mut self, row: LogRow) {
-        let size = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-        self.bytes += size(&row.old) + size(&row.new) + size(&row.key) + row.entity.len();
-        self.operations.push(row.operation.to_string());
-        self.entities.push(row.entity.to_string());
-        self.keys.push(row.key);
-        self.tenants.push(row.tenant);
-        self.occurred_at.push(row.occurred_at);
-        self.olds.push(row.old);
-        self.news.push(row.new);
-    }
-
-    /// Adds rows.
-    pub(crate) fn extend(&mut self, rows: impl IntoIterator<Item = LogRow>) {
-        for row in rows {
-            self.push(row);
-        }
-    }
-
-    /// Number of rows.
-    pub(crate) fn len(&self) -> usize {
-        self.operations.len()
-    }
-
-    /// Bytes of their texts.
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// Operations, keys and images of the rows.
-    #[cfg(test)]
-    pub(crate) fn rows(&self) -> Vec<RowTexts> {
-        (0..self.len())
-            .map(|n| {
-                let (old, new) = (self.olds[n].clone(), self.news[n].clone());
-                (self.operations[n].clone(), self.keys[n].clone(), old, new)
-            })
-            .collect()
-    }
-}
 
 /// How far a source is in the change log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -147,28 +70,19 @@ const CLAIM: &str = "
     returning epoch, system_identifier, timeline, database, publication, confirmed_lsn::text as confirmed,
               commit_lsn::text as commit, ordinal";
 
-/// The update takes the row's lock and draws the transaction's xid before the first id is drawn, which readers
-/// rely on. Without it nothing is appended.
-const APPEND: &str = "
-    with own as (
-        update observer.source
-        set confirmed_lsn = $3::pg_lsn, commit_lsn = $4::pg_lsn, ordinal = $5,
-            expires_at = clock_timestamp() + $6, saved_at = clock_timestamp()
-        where name = $1 and epoch = $2
-        returning name
-    ), added as (
-        insert into observer.change_log
-            (partition_no, hash, size, operation, entity, key, tenant, occurred_at, old, new)
-        select (select partition_no from observer.log_partition_state),
-               observer.hash_of(tenant, entity, key),
-               coalesce(octet_length(old), 0) + coalesce(octet_length(new), 0),
-               operation::\"char\", entity, key, tenant, occurred_at, old::json, new::json
-        from unnest($7::text[], $8::text[], $9::text[], $10::text[], $11::timestamptz[], $12::text[], $13::text[])
-            with ordinality as r (operation, entity, key, tenant, occurred_at, old, new, n)
-        where exists (select from own)
-        order by n
+/// Without the row of the source nothing is appended.
+fn append_sql() -> String {
+    format!(
+        "with own as (
+             update observer.source
+             set confirmed_lsn = $10::pg_lsn, commit_lsn = $11::pg_lsn, ordinal = $12,
+                 expires_at = clock_timestamp() + $13, saved_at = clock_timestamp()
+             where name = $8 and epoch = $9
+             returning name
+         ), added as ({INSERT_SQL})
+         select count(pg_notify('observer_change_log', name)) from own"
     )
-    select count(pg_notify('observer_change_log', name)) from own";
+}
 
 impl SourceStore {
     /// Names the source, the listener that has it, and this process for people.
@@ -291,20 +205,15 @@ impl SourceStore {
         progress: Progress,
         rows: RowBatch,
     ) -> Result<(), IngestError> {
-        let own: i64 = sqlx::query_scalar(APPEND)
+        let sql = append_sql();
+        let own: i64 = rows
+            .bind(sqlx::query_scalar(AssertSqlSafe(sql)))
             .bind(&*self.name)
             .bind(epoch)
             .bind(progress.confirmed.to_string())
             .bind(progress.partial.map(|(commit, _)| commit.to_string()))
             .bind(ordinal(progress))
             .bind(interval(self.lease))
-            .bind(rows.operations)
-            .bind(rows.entities)
-            .bind(rows.keys)
-            .bind(rows.tenants)
-            .bind(rows.occurred_at)
-            .bind(rows.olds)
-            .bind(rows.news)
             .fetch_one(by)
             .await
             .map_err(IngestError::Log)?;
@@ -366,20 +275,28 @@ impl SourceStore {
             .map_err(IngestError::Log)
     }
 
-    /// Returns the name of a source's slot; without one of its own, it is named after the change log.
-    pub(crate) async fn slot_name(
+    /// Returns the name of a source: of a write-ahead log that of its slot, which is named after the change log
+    /// without one of its own.
+    pub(crate) async fn source_name(
         pool: &PgPool,
-        source: &WalSourceConfig,
+        source: &SourceConfig,
     ) -> Result<String, IngestError> {
-        if let Some(name) = &source.slot {
-            return Ok(name.clone());
+        match source {
+            SourceConfig::Kafka(source) => return Ok(kafka::source_name(source)),
+            SourceConfig::Wal(source) => {
+                if let Some(name) = &source.slot {
+                    return Ok(name.clone());
+                }
+            }
+            SourceConfig::Triggers => {}
         }
         let log = id_prefix(pool).await.map_err(IngestError::Log)?;
         Ok(format!("observer_{log}"))
     }
 }
 
-fn fenced_if(fenced: bool) -> Result<(), IngestError> {
+/// Fails if another process has taken over.
+pub(super) fn fenced_if(fenced: bool) -> Result<(), IngestError> {
     if fenced {
         return Err(IngestError::Fenced);
     }

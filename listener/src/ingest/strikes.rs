@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
-use super::store::LogRow;
+use super::rows::LogRow;
 use crate::capture::snapshot::Snapshot;
 
 /// Most changes that are noted for a page; with more, the page is read again.

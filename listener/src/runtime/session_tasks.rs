@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crds::config::SourceConfig;
 use sqlx::PgPool;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -47,12 +48,14 @@ impl SessionContext<'_> {
             reporter(),
             sources.metrics.clone(),
         );
-        let captured = match listener.source.wal() {
-            None => Some((pool.clone(), None)),
+        let captured = match &listener.source {
+            SourceConfig::Triggers => Some((pool.clone(), None)),
+            // Topics have no tables.
+            SourceConfig::Kafka(_) => None,
             // A URL that cannot be used is reported by what reads it.
-            Some(source) => {
+            SourceConfig::Wal(source) => {
                 let read = ingest::catalog_pool(&source.database_url).ok();
-                read.map(|read| (read, Some(source.clone())))
+                read.map(|read| (read, Some((**source).clone())))
             }
         };
         let parts = (self.observers.clone(), self.findings.clone(), reporter());
@@ -115,7 +118,7 @@ impl SessionContext<'_> {
             return Ok(tasks);
         }
         let pool = database::source_pool(&listener.database_url)?;
-        let Some(source) = listener.source.wal() else {
+        if listener.source == SourceConfig::Triggers {
             let scope = PageScope::Listener(listener.identity());
             let (holder, lease) = (self.member.name.clone(), listener.lease.duration);
             let backfiller = Backfiller {
@@ -124,9 +127,9 @@ impl SessionContext<'_> {
             };
             tasks.ingester = Some(AbortOnDropHandle::new(tokio::spawn(backfiller.run(stop))));
             return Ok(tasks);
-        };
+        }
         let ingester = Ingester {
-            source: source.clone(),
+            source: listener.source.clone(),
             log: pool.clone(),
             listener: listener.identity(),
             holder: self.member.name.clone(),

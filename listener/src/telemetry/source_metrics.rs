@@ -15,12 +15,14 @@ pub struct SourceMetrics {
     pub changes: IntCounter,
     /// Sessions that ended with a failure, by reason.
     pub failures: IntCounterVec,
-    /// Messages of applications that are no events although they are marked so.
+    /// Messages of applications that are no events although they are marked so, and records that are none.
     pub malformed: IntCounter,
-    /// Gaps: changes that were lost with a slot.
+    /// Gaps: changes that were lost with a slot, or with records of a topic.
     pub gaps: IntCounter,
     /// Bytes of the write-ahead log that are not read yet.
     pub unread_bytes: Gauge,
+    /// Records of the topics that are not read yet.
+    pub unread_records: Gauge,
     /// Age in seconds of the last change that was appended, when it was.
     pub delay: Gauge,
     /// Bytes of the write-ahead log that the server keeps for the slot.
@@ -54,15 +56,19 @@ impl SourceMetrics {
             failures: registered(registry, failures)?,
             malformed: counter(
                 "source_malformed_messages_total",
-                "Messages with the prefix of events that are none",
+                "Messages with the prefix of events, and records of topics, that are no events",
             )?,
             gaps: counter(
                 "source_gaps_total",
-                "Gaps of the source: changes that were lost with its slot",
+                "Gaps of the source: changes that were lost with its slot, or with records of a topic",
             )?,
             unread_bytes: gauge(
                 "source_unread_bytes",
                 "Bytes of the write-ahead log that are not read yet",
+            )?,
+            unread_records: gauge(
+                "source_unread_records",
+                "Records of the source's topics that are not read yet",
             )?,
             delay: gauge(
                 "source_delay_seconds",
@@ -85,6 +91,7 @@ impl SourceMetrics {
     pub(crate) fn set_unread(&self) {
         self.connected.set(0);
         self.unread_bytes.set(0.0);
+        self.unread_records.set(0.0);
         self.retained_bytes.set(0.0);
         self.safe_bytes.set(-1.0);
     }

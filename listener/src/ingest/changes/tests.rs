@@ -209,6 +209,24 @@ fn custom_events_are_messages_of_a_transaction() {
         assert_eq!(send(true, bad).0, []);
     }
     assert_eq!(send(true, "[]").1, 5);
+    // What Postgres cannot store would be read again for ever.
+    let deep = "[".repeat(2000) + &"]".repeat(2000);
+    for bad in [
+        r#"{"entity": "a", "key": "\u0000"}"#,
+        &format!(r#"{{"entity": "a", "payload": {deep}}}"#),
+    ] {
+        assert_eq!(send(true, bad).0, []);
+    }
+    assert_eq!(send(true, "{}").1, 8);
+    let change = r#"{"op": "u", "before": {"id": 1}, "after": {"id": 1, "v": 2},
+        "source": {"schema": "core", "table": "orders"}, "ts_ms": 7, "key": "1"}"#;
+    let row = (
+        "u".to_owned(),
+        Some("1".to_owned()),
+        Some(r#"{"id": 1}"#.to_owned()),
+        Some(r#"{"id": 1, "v": 2}"#.to_owned()),
+    );
+    assert_eq!(send(true, change), (vec![row], 8));
 }
 
 proptest! {

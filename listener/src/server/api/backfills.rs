@@ -67,7 +67,7 @@ pub(super) async fn start(call: Call) -> Result<Response, Problem> {
             .rate
             .map(|RowId(rate)| u32::try_from(rate).unwrap_or(u32::MAX)),
     };
-    let source = context.source.as_deref();
+    let source = &context.source;
     match backfill::check(&context.pool, source, &request).await {
         Ok(_) => {}
         Err(CheckError::Table(message)) => return Err(conflict(message)),

@@ -35,7 +35,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, any, get, post};
 use axum::{Extension, Router};
-use crds::config::{ApiConfig, ListenerConfig, WalSourceConfig};
+use crds::config::{ApiConfig, ListenerConfig, SourceConfig};
 use sqlx::PgPool;
 use tokio::sync::{OnceCell, watch};
 
@@ -84,7 +84,7 @@ struct ApiContext {
     observers: watch::Receiver<Arc<Observers>>,
     search: Option<Arc<dyn SearchIndex>>,
     /// The source of the change log, if it is not filled by triggers.
-    source: Option<Arc<WalSourceConfig>>,
+    source: Arc<SourceConfig>,
     /// Makes documents of events that the history does not have.
     composer: Arc<Composer>,
     auth: Arc<Auth>,
@@ -147,7 +147,7 @@ impl HttpApi {
                 listener: listener.identity().into(),
                 observers: parts.observers,
                 search: parts.search,
-                source: listener.source.wal().cloned().map(Arc::new),
+                source: Arc::new(listener.source.clone()),
                 composer: Arc::new(composer(listener)),
                 auth: Arc::new(Auth::new(access, listener, parts.coordination)),
                 searches: Arc::default(),

@@ -68,6 +68,7 @@ fn add_series(metrics: &Metrics) {
         delay: _,
         retained_bytes: _,
         safe_bytes: _,
+        unread_records: _,
     } = source;
     failures.with_label_values(&["session"]).inc();
     documents.with_label_values(&["written"]).inc();
@@ -103,7 +104,7 @@ fn metric_names_follow_prometheus_practice() {
         .iter()
         .map(prometheus::proto::MetricFamily::name)
         .collect();
-    assert_eq!(names.len(), 51, "{names:?}");
+    assert_eq!(names.len(), 52, "{names:?}");
     for family in &families {
         let name = family.name();
         let base = name.strip_suffix("_total");
