@@ -577,6 +577,48 @@ spec.search.redact[] string
 spec.search.retention string default=720h
 spec.shards integer minimum=1 maximum=256 default=8
 spec.source object default={"triggers":{}}
+spec.source.kafka object
+spec.source.kafka.brokers! array minItems=1 maxItems=16
+spec.source.kafka.brokers[] string
+spec.source.kafka.initialOffset string enum=["Latest","Earliest"] default=Latest
+spec.source.kafka.name string default=kafka
+spec.source.kafka.onOffsetLost string enum=["Stop","Earliest"] default=Stop
+spec.source.kafka.sasl object
+spec.source.kafka.sasl.mechanism string enum=["Plain","ScramSha256","ScramSha512"] default=ScramSha512
+spec.source.kafka.sasl.password! object
+spec.source.kafka.sasl.password.secretKeyRef object
+spec.source.kafka.sasl.password.secretKeyRef.key! string
+spec.source.kafka.sasl.password.secretKeyRef.name! string
+spec.source.kafka.sasl.password.value string
+spec.source.kafka.sasl.username! object
+spec.source.kafka.sasl.username.secretKeyRef object
+spec.source.kafka.sasl.username.secretKeyRef.key! string
+spec.source.kafka.sasl.username.secretKeyRef.name! string
+spec.source.kafka.sasl.username.value string
+spec.source.kafka.tls object
+spec.source.kafka.tls.ca object
+spec.source.kafka.tls.ca.secretKeyRef object
+spec.source.kafka.tls.ca.secretKeyRef.key! string
+spec.source.kafka.tls.ca.secretKeyRef.name! string
+spec.source.kafka.tls.ca.value string
+spec.source.kafka.tls.certificate object
+spec.source.kafka.tls.certificate.secretKeyRef object
+spec.source.kafka.tls.certificate.secretKeyRef.key! string
+spec.source.kafka.tls.certificate.secretKeyRef.name! string
+spec.source.kafka.tls.certificate.value string
+spec.source.kafka.tls.key object
+spec.source.kafka.tls.key.secretKeyRef object
+spec.source.kafka.tls.key.secretKeyRef.key! string
+spec.source.kafka.tls.key.secretKeyRef.name! string
+spec.source.kafka.tls.key.value string
+spec.source.kafka.topics! array minItems=1 maxItems=1000
+spec.source.kafka.topics[] object
+spec.source.kafka.topics[].contents string enum=["Debezium","Rows","Events"] default=Debezium
+spec.source.kafka.topics[].entity string
+spec.source.kafka.topics[].key array maxItems=32
+spec.source.kafka.topics[].key[] string
+spec.source.kafka.topics[].tenant string
+spec.source.kafka.topics[].topic! string
 spec.source.triggers object
 spec.source.wal object
 spec.source.wal.database object

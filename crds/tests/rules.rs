@@ -205,11 +205,11 @@ fn missing_fields_are_named() {
 fn there_is_exactly_one_source() {
     breaks_listener(
         "source: {}",
-        "spec.source: names no source; write `triggers: {}` or `wal: {}`, or leave `source` out",
+        "spec.source: names no source; write `triggers: {}`, `wal: {}` or `kafka:`, or leave `source` out",
     );
     breaks_listener(
         "source: {trigger: {}}",
-        "spec.source.trigger: unknown field; did you mean `triggers`? Known here: triggers, wal",
+        "spec.source.trigger: unknown field; did you mean `triggers`? Known here: kafka, triggers, wal",
     );
     breaks_listener(
         "source: {triggers: {tables: []}}",
@@ -217,6 +217,32 @@ fn there_is_exactly_one_source() {
     );
     let named = LISTENER.replace("spec:\n", "spec:\n  source: {triggers: {}}\n");
     assert_eq!(problems(&format!("{named}---{OBSERVER}")), [""; 0]);
+    breaks_listener(
+        "source: {wal: {}, kafka: {brokers: [k], topics: [{topic: a}]}}",
+        "spec.source: has more than one of `triggers`, `wal` and `kafka`; keep one of them",
+    );
+}
+
+#[test]
+fn topics_have_what_their_records_can_say() {
+    let breaks = |topics: &str, problem: &str| {
+        let source = format!("source: {{kafka: {{brokers: [k], topics: [{topics}]}}}}");
+        breaks_listener(&source, &format!("spec.source.kafka.{problem}"));
+    };
+    breaks(
+        "{topic: a}, {topic: a}",
+        "topics[1]: is listed before; keep one of them",
+    );
+    breaks(
+        "{topic: a, contents: Rows, tenant: org}",
+        "topics[0]: has `contents: Rows` and `key` or `tenant`; leave these out, as a deletion has no row that they \
+         could be fields of",
+    );
+    breaks_listener(
+        "startAt: Backfill\n  source: {kafka: {brokers: [k], topics: [{topic: a}]}}",
+        "spec.startAt: is `Backfill`, and topics have no tables to read; write `initialOffset: Earliest` in \
+         spec.source.kafka",
+    );
 }
 
 #[test]
