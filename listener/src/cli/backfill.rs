@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::output::{OutputFormat, confirm, counted, say, time};
 use super::schema::open_database_of_listener;
 use super::table::{one_line, print};
-use super::{CliError, DatabaseArgs, identity, watch};
+use super::{CliError, DatabaseArgs, identity, observer_of, watch};
 
 /// Interval of looks at a backfill that is followed.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -199,18 +199,7 @@ fn check_observers(bundle: &Bundle, table: &str, only: Option<&str>) -> Result<(
     let reads =
         |one: &&ObserverConfig| one.entity == table && one.operations.contains(&Operation::Read);
     if let Some(name) = only {
-        let Some(found) = bundle.observers.iter().find(|one| one.identity() == name) else {
-            let names: Vec<String> = bundle
-                .observers
-                .iter()
-                .map(ObserverConfig::identity)
-                .collect();
-            return Err(CliError::Config(format!(
-                "the listener runs no observer {name}; it runs {}",
-                names.join(", ")
-            )));
-        };
-        if !reads(&found) {
+        if !reads(&observer_of(bundle, name)?) {
             return Err(CliError::Config(format!(
                 "observer {name} does not watch Read of {table}: add Read to its spec.events.operations"
             )));

@@ -34,7 +34,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
-use crds::config::{Bundle, Redacted};
+use crds::config::{Bundle, ObserverConfig, Redacted};
 use observer_listener::runtime::job_worker::WorkerMode;
 use program::logs::{self, LogFormat};
 use url::Url;
@@ -47,7 +47,7 @@ const EXIT_RUN: u8 = 1;
 
 /// What is logged unless `RUST_LOG` says otherwise. The client of Kafka logs each step, and each failure
 /// that the outcome of an attempt tells too.
-const LOGGED: &str = "info,rskafka=off";
+const LOGGED: &str = "info,rskafka=off,krafka=off";
 
 /// Run observers of a Postgres database: when a row changes and a condition holds, run actions
 #[derive(Debug, Parser)]
@@ -189,6 +189,19 @@ fn identity(name: String) -> String {
     } else {
         format!("default/{name}")
     }
+}
+
+/// Returns the observer of a listener that has this identity.
+fn observer_of<'b>(bundle: &'b Bundle, name: &str) -> Result<&'b ObserverConfig, CliError> {
+    let known = bundle.observers.iter();
+    let found = known.clone().find(|one| one.identity() == name);
+    found.ok_or_else(|| {
+        let names: Vec<String> = known.map(ObserverConfig::identity).collect();
+        CliError::Config(format!(
+            "the listener runs no observer {name}; it runs {}",
+            names.join(", ")
+        ))
+    })
 }
 
 /// Why a command fails.

@@ -18,7 +18,7 @@ use tokio::time::MissedTickBehavior;
 use super::dead_letters::moment;
 use super::output::{OutputFormat, PICKUP_NOTE, confirm, counted, say};
 use super::schema::connect;
-use super::{CliError, FileArgs, check, dry_run, files, identity};
+use super::{CliError, FileArgs, check, dry_run, files, identity, observer_of};
 
 /// Events per request without a rate.
 const BATCH: i64 = 500;
@@ -146,14 +146,7 @@ struct Replayed {
 /// Returns the events and actions to replay; fails if the listener does not have them.
 fn selection(args: ReplayArgs, bundle: &Bundle) -> Result<ReplaySelection, CliError> {
     let name = identity(args.observer);
-    let known = bundle.observers.iter();
-    let Some(observer) = known.clone().find(|one| one.identity() == name) else {
-        let names: Vec<String> = known.map(crds::config::ObserverConfig::identity).collect();
-        return Err(CliError::Config(format!(
-            "the listener runs no observer {name}; it runs {}",
-            names.join(", ")
-        )));
-    };
+    let observer = observer_of(bundle, &name)?;
     let actions = observer.actions.iter().map(|action| action.name.clone());
     let wanted = args.action.as_ref();
     let actions: Vec<String> = actions
