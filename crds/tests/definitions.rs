@@ -620,6 +620,15 @@ spec.source.kafka.topics[].key[] string
 spec.source.kafka.topics[].tenant string
 spec.source.kafka.topics[].topic! string
 spec.source.triggers object
+spec.source.triggers.tables array maxItems=1000
+spec.source.triggers.tables[] object
+spec.source.triggers.tables[].contents string enum=["Rows","EntityChanges"] default=Rows
+spec.source.triggers.tables[].exclude array maxItems=1000
+spec.source.triggers.tables[].exclude[] string
+spec.source.triggers.tables[].key array maxItems=32
+spec.source.triggers.tables[].key[] string
+spec.source.triggers.tables[].table! string
+spec.source.triggers.tables[].tenant string
 spec.source.wal object
 spec.source.wal.database object
 spec.source.wal.database.url! object

@@ -211,10 +211,6 @@ fn there_is_exactly_one_source() {
         "source: {trigger: {}}",
         "spec.source.trigger: unknown field; did you mean `triggers`? Known here: kafka, triggers, wal",
     );
-    breaks_listener(
-        "source: {triggers: {tables: []}}",
-        "spec.source.triggers.tables: unknown field; there are none here",
-    );
     let named = LISTENER.replace("spec:\n", "spec:\n  source: {triggers: {}}\n");
     assert_eq!(problems(&format!("{named}---{OBSERVER}")), [""; 0]);
     breaks_listener(
@@ -243,6 +239,49 @@ fn topics_have_what_their_records_can_say() {
         "spec.startAt: is `Backfill`, and topics have no tables to read; write `initialOffset: Earliest` in \
          spec.source.kafka",
     );
+}
+
+#[test]
+fn tables_of_triggers_and_of_the_log_have_the_same_rules() {
+    let named = |source: &str, tables: &str| {
+        let source = format!("spec:\n  source: {{{source}: {{tables: [{tables}]}}}}\n");
+        problems(&format!(
+            "{}---{OBSERVER}",
+            LISTENER.replace("spec:\n", &source)
+        ))
+    };
+    for source in ["triggers", "wal"] {
+        let right = "{table: public.a, key: [b, c], tenant: org, exclude: [z]}, \
+                     {table: core.log, contents: EntityChanges}";
+        assert_eq!(named(source, right), [""; 0]);
+        for (tables, problem) in [
+            (
+                "{table: orders}",
+                "[0].table: names no schema; write it as public.orders",
+            ),
+            (
+                "{table: public.a}, {table: public.a}",
+                "[1]: is listed before; keep one of them",
+            ),
+            (
+                "{table: core.log, contents: EntityChanges, key: [id]}",
+                "[0]: has `contents: EntityChanges` and `key`, `tenant` or `exclude`; leave these out",
+            ),
+            (
+                "{table: public.a, tenant: org, exclude: [org]}",
+                "[0].exclude: names org, which is part of the key or the tenant",
+            ),
+            (
+                "{table: public.a, keys: [id]}",
+                "[0].keys: unknown field; did you mean `key`?",
+            ),
+        ] {
+            let found = named(source, tables);
+            let expected = format!("spec.source.{source}.tables{problem}");
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert!(found[0].contains(&expected), "{expected} in {found:?}");
+        }
+    }
 }
 
 #[test]

@@ -54,7 +54,7 @@ pub use server_url::ServerUrl;
 pub use slack::SlackConfig;
 pub use source::{
     InitialOffset, KafkaSourceConfig, KafkaTopicConfig, OnOffsetLost, OnSlotLost, SourceConfig,
-    TableContents, TopicContents, WalSourceConfig, WalTableConfig,
+    SourceTableConfig, TableContents, TopicContents, WalSourceConfig,
 };
 pub use teams::{TeamsConfig, TeamsContent};
 pub use tls::TlsConfig;

@@ -8,8 +8,8 @@ use super::{Redacted, SaslConfig, TlsConfig};
 /// What fills the change log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceConfig {
-    /// Triggers of the tables.
-    Triggers,
+    /// Triggers of the tables; those that are kept tracked as they are listed.
+    Triggers(Vec<SourceTableConfig>),
     /// The write-ahead log of a server.
     Wal(Box<WalSourceConfig>),
     /// Topics of Kafka.
@@ -22,7 +22,16 @@ impl SourceConfig {
     pub fn wal(&self) -> Option<&WalSourceConfig> {
         match self {
             Self::Wal(source) => Some(source),
-            Self::Triggers | Self::Kafka(_) => None,
+            Self::Triggers(_) | Self::Kafka(_) => None,
+        }
+    }
+
+    /// Returns the tables that triggers are to log, if that is the source.
+    #[must_use]
+    pub fn tracked_tables(&self) -> &[SourceTableConfig] {
+        match self {
+            Self::Triggers(tables) => tables,
+            Self::Wal(_) | Self::Kafka(_) => &[],
         }
     }
 }
@@ -109,12 +118,12 @@ pub struct WalSourceConfig {
     /// Whether a slot that is created is synced to standbys.
     pub failover: bool,
     /// How rows of tables are logged; of others, by their primary key.
-    pub tables: Vec<WalTableConfig>,
+    pub tables: Vec<SourceTableConfig>,
 }
 
 /// How rows of a table are logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WalTableConfig {
+pub struct SourceTableConfig {
     /// Schema and name.
     pub table: String,
     /// What its rows are.

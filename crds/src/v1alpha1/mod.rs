@@ -47,7 +47,7 @@ pub use selector::{
     consents,
 };
 pub use source::{
-    KafkaSource, KafkaTopic, Source, SourceDatabase, TriggerSource, WalSource, WalTable,
+    KafkaSource, KafkaTopic, Source, SourceDatabase, SourceTable, TriggerSource, WalSource,
 };
 pub use status::{
     ObserverCounts, ObserverListenerStatus, ObserverStatus, ShardStatus, WorkerCounts,

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Sasl;
-use super::{Tls, ValueSource, never_null, open};
+use super::{Tls, ValueSource, never_null};
 use crate::config::{InitialOffset, OnOffsetLost, OnSlotLost, TableContents, TopicContents};
 
 /// How changes get into the change log. Set exactly one source. Its kind cannot change on an
@@ -26,8 +26,8 @@ use crate::config::{InitialOffset, OnOffsetLost, OnSlotLost, TableContents, Topi
 ]))]
 pub struct Source {
     /// Triggers on the tracked tables, which write to the table `observer.change_log` in the
-    /// transaction of the change. `select observer.track('public.orders')` in the database starts
-    /// to log a table.
+    /// transaction of the change. Tables are listed here, or tracked in the database with
+    /// `select observer.track('public.orders')`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub triggers: Option<TriggerSource>,
     /// Write-ahead log of a Postgres server, read through a logical replication slot. One process at a
@@ -145,7 +145,7 @@ pub struct WalSource {
     /// listed are logged by their primary key.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000))]
-    pub tables: Vec<WalTable>,
+    pub tables: Vec<SourceTable>,
 }
 
 /// Database that changes are read from.
@@ -156,11 +156,11 @@ pub struct SourceDatabase {
     pub url: ValueSource,
 }
 
-/// Table of a write-ahead log source.
+/// Table whose changes are logged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(transform = never_null)]
-pub struct WalTable {
+pub struct SourceTable {
     /// Schema and name, as `public.orders`, 3 to 255 characters; of a partitioned table, those of its root.
     #[schemars(length(min = 3, max = 255))]
     pub table: String,
@@ -187,16 +187,22 @@ fn default_publication() -> String {
     "observer".to_owned()
 }
 
-/// Triggers on the tracked tables. There is nothing to set, as tables are tracked in SQL.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// Triggers on the tracked tables.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schemars(transform = open)]
-pub struct TriggerSource {}
+#[schemars(transform = never_null)]
+pub struct TriggerSource {
+    /// Tables that the listener keeps tracked in this way, at most 1000. What is left out of one has its
+    /// default, whatever `observer.track` was told before. Other tables are left as they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1000))]
+    pub tables: Vec<SourceTable>,
+}
 
 impl Default for Source {
     fn default() -> Self {
         Self {
-            triggers: Some(TriggerSource {}),
+            triggers: Some(TriggerSource::default()),
             wal: None,
             kafka: None,
         }

@@ -6,11 +6,11 @@ use super::action::kafka::cluster;
 use super::context::ValidationContext;
 use super::url::database_url;
 use crate::config::{
-    KafkaSourceConfig, KafkaTopicConfig, Redacted, SourceConfig, TableContents, TopicContents,
-    WalSourceConfig, WalTableConfig,
+    KafkaSourceConfig, KafkaTopicConfig, Redacted, SourceConfig, SourceTableConfig, TableContents,
+    TopicContents, WalSourceConfig,
 };
 use crate::manifest::diagnostics::field;
-use crate::v1alpha1::{KafkaSource, Source, WalSource, WalTable};
+use crate::v1alpha1::{KafkaSource, Source, SourceTable, WalSource};
 
 /// Validates the source of a listener.
 pub(crate) fn check(
@@ -24,7 +24,10 @@ pub(crate) fn check(
             &["triggers"],
             "names no source; write `triggers: {}`, `wal: {}` or `kafka:`, or leave `source` out",
         ),
-        (Some(_), None, None) => {}
+        (Some(source), None, None) => {
+            let at = "/spec/source/triggers";
+            return SourceConfig::Triggers(tables(at, &source.tables, context));
+        }
         (None, Some(source), None) => {
             return SourceConfig::Wal(Box::new(wal(source, log_database, context)));
         }
@@ -36,7 +39,7 @@ pub(crate) fn check(
             "has more than one of `triggers`, `wal` and `kafka`; keep one of them",
         ),
     }
-    SourceConfig::Triggers
+    SourceConfig::Triggers(Vec::new())
 }
 
 fn kafka(source: &KafkaSource, context: &mut ValidationContext<'_>) -> KafkaSourceConfig {
@@ -93,14 +96,6 @@ fn wal(
         let at = field(&field(at, "database"), "url");
         database_url(&at, &database.url, context)
     });
-    let mut known = BTreeSet::new();
-    for (number, table) in source.tables.iter().enumerate() {
-        let at = format!("{at}/tables/{number}");
-        if !known.insert(&table.table) {
-            context.error(&at, "is listed before; keep one of them");
-        }
-        check_table(&at, table, context);
-    }
     WalSourceConfig {
         is_log_database: own.as_ref().is_none_or(|url| url == log_database),
         database_url: own.unwrap_or_else(|| log_database.clone()),
@@ -108,21 +103,36 @@ fn wal(
         slot: source.slot.clone(),
         on_slot_lost: source.on_slot_lost,
         failover: source.failover,
-        tables: source
-            .tables
-            .iter()
-            .map(|table| WalTableConfig {
-                table: table.table.clone(),
-                contents: table.contents,
-                key: table.key.clone(),
-                tenant: table.tenant.clone(),
-                exclude: table.exclude.clone(),
-            })
-            .collect(),
+        tables: tables(at, &source.tables, context),
     }
 }
 
-fn check_table(at: &str, table: &WalTable, context: &mut ValidationContext<'_>) {
+fn tables(
+    at: &str,
+    listed: &[SourceTable],
+    context: &mut ValidationContext<'_>,
+) -> Vec<SourceTableConfig> {
+    let mut known = BTreeSet::new();
+    for (number, table) in listed.iter().enumerate() {
+        let at = format!("{at}/tables/{number}");
+        if !known.insert(&table.table) {
+            context.error(&at, "is listed before; keep one of them");
+        }
+        check_table(&at, table, context);
+    }
+    listed
+        .iter()
+        .map(|table| SourceTableConfig {
+            table: table.table.clone(),
+            contents: table.contents,
+            key: table.key.clone(),
+            tenant: table.tenant.clone(),
+            exclude: table.exclude.clone(),
+        })
+        .collect()
+}
+
+fn check_table(at: &str, table: &SourceTable, context: &mut ValidationContext<'_>) {
     if !table.table.contains('.') {
         context.error(
             &field(at, "table"),

@@ -134,10 +134,11 @@ async fn start(args: StartArgs) -> Result<(), CliError> {
         filters: args.filters,
         rate: args.rate,
     };
+    let triggers = SourceConfig::Triggers(Vec::new());
     let source = database
         .bundle
         .as_ref()
-        .map_or(&SourceConfig::Triggers, |bundle| &bundle.listener.source);
+        .map_or(&triggers, |bundle| &bundle.listener.source);
     let estimate = match backfill::check(&pool, source, &request).await {
         Ok(rows) => counted(rows, "row", "rows"),
         Err(CheckError::Table(message)) => return Err(CliError::Config(message)),

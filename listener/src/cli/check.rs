@@ -119,9 +119,13 @@ pub(super) async fn check(args: &CheckArgs) -> Result<(), CliError> {
         (args.online && problems.is_empty(), &loaded, &compiled)
     {
         let findings = query_tracking(bundle, compiled).await?;
-        let located = findings
-            .into_iter()
-            .map(|one| source_map.diagnostic(&one.observer, &one.path, one.message));
+        let located = findings.into_iter().map(|one| {
+            if one.observer.is_empty() {
+                of_listener(&bundle.listener, &one.path, one.message)
+            } else {
+                source_map.diagnostic(&one.observer, &one.path, one.message)
+            }
+        });
         problems.extend(located);
         problems.extend(wrong_login(&bundle.listener).await?);
     }
@@ -280,11 +284,14 @@ async fn query_tracking(
     let source = bundle.listener.source.wal();
     let captured = match &bundle.listener.source {
         SourceConfig::Wal(source) => schema::connect(&source.database_url).await?,
-        SourceConfig::Triggers => pool,
+        SourceConfig::Triggers(_) => pool,
         // Topics have no tables.
         SourceConfig::Kafka(_) => return Ok(Vec::new()),
     };
-    Ok(tracking::findings(&captured, source, observers.needs()).await?)
+    let listed = bundle.listener.source.tracked_tables();
+    // A run tracks what is listed; what keeps it from that is found without.
+    let steps = tracking::prepare::track(&captured, listed, true).await?;
+    Ok(tracking::findings(&captured, source, (listed, &steps), observers.needs()).await?)
 }
 
 /// Compiles the observers of files that were loaded. Fails with all problems and their places.

@@ -26,6 +26,7 @@ mod search_query;
 mod status;
 mod table;
 mod tail;
+mod track;
 mod watch;
 mod watched;
 
@@ -77,6 +78,9 @@ enum Command {
     Check(check::CheckArgs),
     /// Create or upgrade the schema `observer` in the database
     Migrate(schema::MigrateArgs),
+    /// Track the tables that a listener lists, or make the publication, the replica identity and the replication slot
+    /// of its write-ahead log; print the SQL for what the login may not do, and end with 1 if something is missing then
+    Track(track::TrackArgs),
     /// Reset stored positions after a restore
     ResetPosition(schema::ResetPositionArgs),
     /// Delete the checkpoints, jobs and dead letters of a listener that will not run again
@@ -271,6 +275,7 @@ pub fn main() -> ExitCode {
             Command::Worker(args) => Box::pin(run::run(args, WorkerMode::Dedicated)).await,
             Command::Check(args) => check::check(&args).await,
             Command::Migrate(args) => schema::migrate(args).await,
+            Command::Track(args) => Box::pin(track::track(args)).await,
             Command::ResetPosition(args) => schema::reset_position(args).await,
             Command::DropListener(args) => schema::drop_listener(args).await,
             Command::Status(args) => status::status(args).await,

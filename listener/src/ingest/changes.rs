@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use crds::config::{TableContents, WalTableConfig};
+use crds::config::{SourceTableConfig, TableContents};
 use pgoutput::{LogicalMessage, OldTuple, PgMessage, Relation, Tuple};
 use pgwire_replication::Lsn;
 use serde::Deserialize;
@@ -62,7 +62,7 @@ struct CustomEvent {
 #[derive(Debug)]
 pub(crate) struct Changes {
     catalog: Catalog,
-    configs: Vec<WalTableConfig>,
+    configs: Vec<SourceTableConfig>,
     /// Plans of the tables that were sent; `None` for tables of the schema `observer`.
     relations: BTreeMap<u32, Option<Arc<TablePlan>>>,
     /// Relations that the catalog was read for already.
@@ -84,7 +84,7 @@ impl Changes {
     /// Goes on after what is saved. `asked` are relations that the catalog was read for before.
     pub(crate) fn new(
         catalog: Catalog,
-        configs: Vec<WalTableConfig>,
+        configs: Vec<SourceTableConfig>,
         progress: Progress,
         asked: BTreeSet<(u32, Vec<(String, u32)>)>,
     ) -> Self {

@@ -19,7 +19,7 @@ use super::error::IngestError;
 use super::kafka::{self, KafkaSession};
 use super::opening;
 use super::pages::PageReader;
-use super::setup;
+use super::setup::{self, Mode};
 use super::slot_watch;
 use super::store::{SourceClaim, SourceStore};
 use super::stream::Stream;
@@ -171,7 +171,7 @@ impl Ingester {
         };
         match &self.source {
             // Triggers need nobody to read them.
-            SourceConfig::Triggers => Ok(()),
+            SourceConfig::Triggers(_) => Ok(()),
             SourceConfig::Wal(source) => {
                 let pool = catalog_pool(&source.database_url)?;
                 let result = self.read_wal(source, (&store, &claim), &pool, turns).await;
@@ -200,7 +200,7 @@ impl Ingester {
         turns: &mut Turns,
     ) -> Result<(), IngestError> {
         check(pool, &source.database_url).await?;
-        setup::prepare(pool, source).await?;
+        setup::prepare(pool, source, Mode::UntilRefused).await?;
         setup::check_not_tracked(&self.log, source).await?;
         let catalog = Catalog::read(pool, &source.publication).await?;
         let what = (source, catalog.publication);

@@ -6,6 +6,7 @@ use pgoutput::DecodeError;
 use pgwire_replication::{Lsn, PgWireError};
 
 use crate::database::DatabaseError;
+use crate::tracking::step::StepFailure;
 
 /// Why a source is not read.
 #[derive(Debug, thiserror::Error)]
@@ -151,6 +152,28 @@ pub enum IngestError {
         /// What is saved.
         saved: Lsn,
     },
+}
+
+impl From<IngestError> for StepFailure {
+    fn from(error: IngestError) -> Self {
+        let reason = error.condition();
+        match error {
+            IngestError::Rights {
+                what,
+                reason: why,
+                sql,
+            } => Self {
+                reason,
+                why: format!("{what}, and the user may not change that ({why})"),
+                sql: Some(sql),
+            },
+            error => Self {
+                reason,
+                why: error.to_string(),
+                sql: None,
+            },
+        }
+    }
 }
 
 impl IngestError {

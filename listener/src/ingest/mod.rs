@@ -18,6 +18,7 @@ mod error;
 mod kafka;
 mod opening;
 mod pages;
+pub mod preparation;
 pub mod removal;
 mod rows;
 mod setup;

@@ -8,6 +8,7 @@ use super::connection::{CONNECT_TIMEOUT, open_session, query, timed_out};
 use super::error::IngestError;
 use super::store::{Origin, Progress, SourceClaim, SourceStore};
 use crate::telemetry::source_metrics::SourceMetrics;
+use crate::tracking::step::StepOutcome;
 
 /// The slot as the server has it.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -108,6 +109,41 @@ pub(crate) async fn open(
     Ok((session, progress))
 }
 
+/// Makes the slot of a source, if it is missing and was never read, so that it holds what is written from then on.
+pub(crate) async fn prepare_slot(
+    source: &WalSourceConfig,
+    name: &str,
+    saved: Option<Progress>,
+    dry_run: bool,
+) -> Result<StepOutcome, IngestError> {
+    let names = (name, source.publication.as_str());
+    let mut session = open_session(&source.database_url, names, Lsn::ZERO).await?;
+    let asked = tokio::time::timeout(CONNECT_TIMEOUT, session.identify_system());
+    let database = asked.await.map_err(|_| timed_out())??.dbname;
+    let slot = read_slot(&mut session, name).await?;
+    // It may be read at this moment.
+    let slot = slot.map(|slot| Slot {
+        active_pid: None,
+        ..slot
+    });
+    let database = database.unwrap_or_default();
+    Ok(match judge(name, slot.as_ref(), saved, &database)? {
+        Judged::Read | Judged::Adopt(_) => StepOutcome::There,
+        Judged::Create if dry_run => StepOutcome::Planned(creation(name, source.failover)),
+        Judged::Create => {
+            create(&mut session, name, source.failover).await?;
+            StepOutcome::Done(creation(name, source.failover))
+        }
+        Judged::Lost(why) => {
+            return Err(IngestError::SlotLost {
+                slot: name.to_owned(),
+                why,
+                saved: saved.unwrap_or_default().confirmed,
+            });
+        }
+    })
+}
+
 const fn begin_at(at: Lsn) -> Progress {
     Progress {
         confirmed: at,
@@ -193,16 +229,20 @@ async fn read_slot(
     }))
 }
 
+/// Returns the statement that makes a slot.
+fn creation(name: &str, failover: bool) -> String {
+    let option = if failover { ", false, false, true" } else { "" };
+    format!(
+        "select lsn::text from pg_catalog.pg_create_logical_replication_slot('{name}', 'pgoutput'{option})"
+    )
+}
+
 async fn create(
     session: &mut ReplicationClient,
     name: &str,
     failover: bool,
 ) -> Result<Lsn, IngestError> {
-    let option = if failover { ", false, false, true" } else { "" };
-    let sql = format!(
-        "select lsn::text from pg_catalog.pg_create_logical_replication_slot('{name}', 'pgoutput'{option})"
-    );
-    let rows = query(session, &sql).await?;
+    let rows = query(session, &creation(name, failover)).await?;
     let lsn = rows.into_iter().flatten().flatten().next();
     let lsn = lsn
         .and_then(|text| Lsn::parse(&text).ok())

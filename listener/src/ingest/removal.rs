@@ -21,7 +21,7 @@ pub async fn drop_unused(
     log: &PgPool,
     source: &SourceConfig,
 ) -> Result<Option<String>, IngestError> {
-    if *source == SourceConfig::Triggers {
+    if matches!(source, SourceConfig::Triggers(_)) {
         return Ok(None);
     }
     let name = SourceStore::source_name(log, source).await?;

@@ -5,12 +5,38 @@ use crds::config::WalSourceConfig;
 use sqlx::{AssertSqlSafe, PgPool};
 
 use super::error::IngestError;
+use crate::tracking::step::{Step, StepOutcome};
 
 /// SQLSTATE `insufficient_privilege`.
-const NO_RIGHT: &str = "42501";
+pub(super) const NO_RIGHT: &str = "42501";
 
-/// Prepares the source's database.
-pub(crate) async fn prepare(pool: &PgPool, source: &WalSourceConfig) -> Result<(), IngestError> {
+/// How the steps of a publication are named.
+pub(super) const PUBLICATION: &str = "publication";
+
+/// How the source's database is prepared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Up to the first statement that the user may not run, and without which nothing can be read.
+    UntilRefused,
+    /// All that the user may run.
+    All,
+    /// Not at all: it is only said what would be run.
+    DryRun,
+}
+
+/// Steps that prepare the source's database.
+struct Setup<'p> {
+    pool: &'p PgPool,
+    mode: Mode,
+    steps: Vec<Step>,
+}
+
+/// Prepares the source's database. Returns what became of each step.
+pub(crate) async fn prepare(
+    pool: &PgPool,
+    source: &WalSourceConfig,
+    mode: Mode,
+) -> Result<Vec<Step>, IngestError> {
     let (level, encoding): (String, String) =
         sqlx::query_as("select current_setting('wal_level'), current_setting('server_encoding')")
             .fetch_one(pool)
@@ -22,20 +48,56 @@ pub(crate) async fn prepare(pool: &PgPool, source: &WalSourceConfig) -> Result<(
     if encoding == "SQL_ASCII" {
         return Err(IngestError::Encoding);
     }
-    publication(pool, source).await?;
+    let mut setup = Setup {
+        pool,
+        mode,
+        steps: Vec::new(),
+    };
+    publication(&mut setup, source).await?;
     let listed = source.tables.iter().map(|table| table.table.clone());
-    for table in without_full_identity(pool, &listed.collect::<Vec<_>>()).await? {
+    for (table, is_full) in identities(pool, &listed.collect::<Vec<_>>()).await? {
+        let of = format!("replica identity of {table}");
+        if is_full {
+            setup.steps.push(Step::new(of, StepOutcome::There));
+            continue;
+        }
         let sql = format!("alter table {table} replica identity full");
         let what = format!("{table} keeps no whole image of a row before its change");
         // Without it, the image before a change is missing, and no change is lost.
-        if let Err(error) = run(pool, &what, &sql).await {
+        if let Err(error) = setup.take(of, &what, sql).await {
             tracing::warn!("{error}");
         }
     }
-    Ok(())
+    Ok(setup.steps)
 }
 
-async fn publication(pool: &PgPool, source: &WalSourceConfig) -> Result<(), IngestError> {
+impl Setup<'_> {
+    /// Runs a statement that makes what is missing, as far as the mode says.
+    async fn take(&mut self, of: String, what: &str, sql: String) -> Result<(), IngestError> {
+        let outcome = if self.mode == Mode::DryRun {
+            StepOutcome::Planned(sql)
+        } else if let Err(error) = run(self.pool, what, &sql).await {
+            return self.refuse(of, error);
+        } else {
+            StepOutcome::Done(sql)
+        };
+        self.steps.push(Step::new(of, outcome));
+        Ok(())
+    }
+
+    /// Goes on after what the user may not do, if the mode is that.
+    fn refuse(&mut self, of: String, error: IngestError) -> Result<(), IngestError> {
+        if self.mode == Mode::UntilRefused {
+            return Err(error);
+        }
+        let outcome = StepOutcome::Failed(error.into());
+        self.steps.push(Step::new(of, outcome));
+        Ok(())
+    }
+}
+
+async fn publication(setup: &mut Setup<'_>, source: &WalSourceConfig) -> Result<(), IngestError> {
+    let (pool, of) = (setup.pool, format!("{PUBLICATION} {}", source.publication));
     let name = &source.publication;
     let found: Option<(bool, bool)> =
         sqlx::query_as("select pubviaroot, puballtables from pg_publication where pubname = $1")
@@ -52,7 +114,7 @@ async fn publication(pool: &PgPool, source: &WalSourceConfig) -> Result<(), Inge
     let Some((via_root, all_tables)) = found else {
         let what = format!("there is no publication {name}");
         if listed.is_empty() {
-            return Err(IngestError::Rights {
+            return setup.refuse(of, IngestError::Rights {
                 what,
                 reason: "spec.source.wal.tables lists no table to make it for".to_owned(),
                 sql: format!(
@@ -64,20 +126,26 @@ async fn publication(pool: &PgPool, source: &WalSourceConfig) -> Result<(), Inge
         let sql = format!(
             "create publication {name} for table {tables} with (publish_via_partition_root = true)"
         );
-        return run(pool, &what, &sql).await;
+        return setup.take(of, &what, sql).await;
     };
+    let steps = setup.steps.len();
     if !via_root {
         let what = format!("the publication {name} names partitions, not their roots");
         let sql = format!("alter publication {name} set (publish_via_partition_root = true)");
-        run(pool, &what, &sql).await?;
+        setup.take(of.clone(), &what, sql).await?;
     }
-    if all_tables {
-        return Ok(());
-    }
-    for table in missing(pool, name, &tables).await? {
+    let missing = if all_tables {
+        Vec::new()
+    } else {
+        missing(pool, name, &tables).await?
+    };
+    for table in missing {
         let what = format!("the publication {name} lacks {table}");
         let sql = format!("alter publication {name} add table {table}");
-        run(pool, &what, &sql).await?;
+        setup.take(of.clone(), &what, sql).await?;
+    }
+    if setup.steps.len() == steps {
+        setup.steps.push(Step::new(of, StepOutcome::There));
     }
     Ok(())
 }
@@ -103,7 +171,10 @@ async fn missing(
              select from pg_publication_tables p
              join pg_namespace n on n.nspname = p.schemaname
              join pg_class c on c.relnamespace = n.oid and c.relname = p.tablename
-             where p.pubname = $1 and c.oid = name::regclass
+             join pg_publication b on b.pubname = p.pubname
+             -- Where partitions are published as such, roots are not listed.
+             where p.pubname = $1 and name::regclass
+                 in (c.oid, case when not b.pubviaroot then pg_partition_root(c.oid) end)
          )",
     )
     .bind(publication)
@@ -113,19 +184,16 @@ async fn missing(
     .map_err(IngestError::Catalog)
 }
 
-/// Returns those of the tables, with their partitions, whose rows have no whole image before a change.
-async fn without_full_identity(
-    pool: &PgPool,
-    tables: &[String],
-) -> Result<Vec<String>, IngestError> {
-    sqlx::query_scalar(
-        "select c.oid::regclass::text
+/// Returns the tables, with their partitions, and whether their rows have a whole image before a change.
+async fn identities(pool: &PgPool, tables: &[String]) -> Result<Vec<(String, bool)>, IngestError> {
+    sqlx::query_as(
+        "select c.oid::regclass::text, c.relreplident = 'f'
          from unnest($1::text[]) as name
          cross join lateral (
              select name::regclass as member union select relid from pg_partition_tree(name::regclass)
          ) m
          join pg_class c on c.oid = m.member
-         where c.relreplident <> 'f'",
+         order by c.relreplident = 'f'",
     )
     .bind(tables)
     .fetch_all(pool)
@@ -157,7 +225,7 @@ pub(crate) async fn check_not_tracked(
 }
 
 /// Runs a statement that makes what is missing.
-pub(crate) async fn run(pool: &PgPool, what: &str, sql: &str) -> Result<(), IngestError> {
+async fn run(pool: &PgPool, what: &str, sql: &str) -> Result<(), IngestError> {
     match sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
         .execute(pool)
         .await

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::queue::sql_transaction;
-use crds::config::SourceConfig;
+use crds::config::{SourceConfig, WalSourceConfig};
 use pgwire_replication::Lsn;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
@@ -70,6 +70,11 @@ const CLAIM: &str = "
     returning epoch, system_identifier, timeline, database, publication, confirmed_lsn::text as confirmed,
               commit_lsn::text as commit, ordinal";
 
+const SAVED: &str = "
+    select epoch, system_identifier, timeline, database, publication, confirmed_lsn::text as confirmed,
+           commit_lsn::text as commit, ordinal
+    from observer.source where name = $1";
+
 /// Without the row of the source nothing is appended.
 fn append_sql() -> String {
     format!(
@@ -129,6 +134,16 @@ impl SourceStore {
         row.map(|row| claimed(&row))
             .transpose()
             .map_err(IngestError::Log)
+    }
+
+    /// Returns how far a source was read, if it ever was.
+    pub(crate) async fn saved(pool: &PgPool, name: &str) -> Result<Option<Progress>, IngestError> {
+        let found = async {
+            let row = sqlx::query(SAVED).bind(name).fetch_optional(pool).await?;
+            row.map(|row| claimed(&row)).transpose()
+        };
+        let claim = found.await.map_err(IngestError::Log)?;
+        Ok(claim.and_then(|claim| Some(claim.saved?.1)))
     }
 
     /// Records the server that is read, and from where.
@@ -275,20 +290,25 @@ impl SourceStore {
             .map_err(IngestError::Log)
     }
 
-    /// Returns the name of a source: of a write-ahead log that of its slot, which is named after the change log
-    /// without one of its own.
+    /// Returns the name of a source that is read.
     pub(crate) async fn source_name(
         pool: &PgPool,
         source: &SourceConfig,
     ) -> Result<String, IngestError> {
         match source {
-            SourceConfig::Kafka(source) => return Ok(kafka::source_name(source)),
-            SourceConfig::Wal(source) => {
-                if let Some(name) = &source.slot {
-                    return Ok(name.clone());
-                }
-            }
-            SourceConfig::Triggers => {}
+            SourceConfig::Triggers(_) => Ok(String::new()),
+            SourceConfig::Wal(source) => Self::slot_name(pool, source).await,
+            SourceConfig::Kafka(source) => Ok(kafka::source_name(source)),
+        }
+    }
+
+    /// Returns the name of a source's slot; without one of its own, it is named after the change log.
+    pub(crate) async fn slot_name(
+        pool: &PgPool,
+        source: &WalSourceConfig,
+    ) -> Result<String, IngestError> {
+        if let Some(name) = &source.slot {
+            return Ok(name.clone());
         }
         let log = id_prefix(pool).await.map_err(IngestError::Log)?;
         Ok(format!("observer_{log}"))

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crds::config::{TableContents, WalTableConfig};
+use crds::config::{SourceTableConfig, TableContents};
 use pgoutput::{Identity, JsonType, OldTuple, Relation, Tuple, Value, write_value};
 
 use super::catalog::{Catalog, PublishedTable};
@@ -48,7 +48,11 @@ pub(crate) struct Image {
 
 impl TablePlan {
     /// Plans the rows of a relation.
-    pub(crate) fn new(relation: &Relation, catalog: &Catalog, configs: &[WalTableConfig]) -> Self {
+    pub(crate) fn new(
+        relation: &Relation,
+        catalog: &Catalog,
+        configs: &[SourceTableConfig],
+    ) -> Self {
         let published = catalog.tables.get(&relation.id);
         let entity = published.map_or_else(
             || entity::join(&relation.schema, &relation.name),
@@ -196,7 +200,7 @@ impl TablePlan {
 fn key_of(
     relation: &Relation,
     published: Option<&PublishedTable>,
-    config: Option<&WalTableConfig>,
+    config: Option<&SourceTableConfig>,
 ) -> Vec<String> {
     if let Some(config) = config.filter(|config| !config.key.is_empty()) {
         return config.key.clone();

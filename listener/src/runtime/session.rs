@@ -100,6 +100,7 @@ impl SessionContext<'_> {
             let (changes, stop) = (Arc::clone(&changes), stop.child_token());
             AbortOnDropHandle::new(tokio::spawn(async move { changes.run(stop).await }))
         };
+        self.track_listed(&database.pool).await;
         let source = self.start_source()?;
         let parts = (&history, &changes, &source.appended);
         let result = if self.worker_mode == WorkerMode::Dedicated {

@@ -1,11 +1,13 @@
 //! What runs beside the shards of a session: job metrics, retention, the watch on tables, heartbeats.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crds::config::SourceConfig;
 use sqlx::PgPool;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -13,7 +15,7 @@ use super::database_context::DatabaseContext;
 use super::error::RunError;
 use super::job_worker::WorkerMode;
 use super::session::SessionContext;
-use super::tracking_watch;
+use super::tracking_watch::{self, Captured};
 use crate::backfill::{BackfillStore, Backfiller, PageScope};
 use crate::cache::follower::Follower;
 use crate::capture::{notifications, retention};
@@ -23,6 +25,10 @@ use crate::dead_letters::retention as dead_letter_retention;
 use crate::history::{self, History, HistoryContext};
 use crate::ingest::{self, Ingester};
 use crate::jobs::queue_metrics;
+use crate::tracking::prepare::Preparer;
+
+/// Longest wait at the start for tables to be tracked.
+const TRACK_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl SessionContext<'_> {
     /// Starts the tasks beside the shards, which end with `reading`. The heartbeats report a newer
@@ -48,16 +54,19 @@ impl SessionContext<'_> {
             reporter(),
             sources.metrics.clone(),
         );
+        let source = listener.source.wal();
         let captured = match &listener.source {
-            SourceConfig::Triggers => Some((pool.clone(), None)),
+            SourceConfig::Triggers(_) => Some(pool.clone()),
             // Topics have no tables.
             SourceConfig::Kafka(_) => None,
             // A URL that cannot be used is reported by what reads it.
-            SourceConfig::Wal(source) => {
-                let read = ingest::catalog_pool(&source.database_url).ok();
-                read.map(|read| (read, Some((**source).clone())))
-            }
+            SourceConfig::Wal(source) => ingest::catalog_pool(&source.database_url).ok(),
         };
+        let captured = captured.map(|pool| Captured {
+            pool,
+            source: source.cloned(),
+            listed: listener.source.tracked_tables().to_vec(),
+        });
         let parts = (self.observers.clone(), self.findings.clone(), reporter());
         let for_tracking = Arc::clone(name);
         let tracking = async move {
@@ -81,6 +90,20 @@ impl SessionContext<'_> {
             Ok(())
         });
         newer
+    }
+
+    /// Tracks the tables that are listed, before a backfill looks for what triggers log. What fails is tried again,
+    /// and told, by the watch on tables.
+    pub(super) async fn track_listed(&self, pool: &PgPool) {
+        let listed = self.listener.source.tracked_tables();
+        if self.worker_mode == WorkerMode::Dedicated || listed.is_empty() {
+            return;
+        }
+        let mut preparer = Preparer::new(listed.to_vec());
+        match timeout(TRACK_TIMEOUT, preparer.round(pool)).await {
+            Ok(Ok(_)) | Err(_) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "cannot track tables; retrying"),
+        }
     }
 
     /// Starts the history of the listener, if it keeps one. A history that cannot be kept is logged and
@@ -118,7 +141,7 @@ impl SessionContext<'_> {
             return Ok(tasks);
         }
         let pool = database::source_pool(&listener.database_url)?;
-        if listener.source == SourceConfig::Triggers {
+        if matches!(listener.source, SourceConfig::Triggers(_)) {
             let scope = PageScope::Listener(listener.identity());
             let (holder, lease) = (self.member.name.clone(), listener.lease.duration);
             let backfiller = Backfiller {

@@ -1,17 +1,18 @@
-//! Watches whether the tables of the observers are tracked, and reports findings to the log and to the
-//! operator.
+//! Tracks the tables that are listed, watches whether those of the observers are tracked, and reports findings to
+//! the log and to the operator.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crds::config::WalSourceConfig;
+use crds::config::{SourceTableConfig, WalSourceConfig};
 use sqlx::PgPool;
 use tokio::sync::{Mutex, watch::Receiver};
 use tokio::time::timeout;
 
 use crate::observers::Observers;
 use crate::telemetry::status::StatusReporter;
+use crate::tracking::prepare::Preparer;
 use crate::tracking::summary::summary;
 use crate::tracking::{Finding, findings};
 
@@ -44,17 +45,40 @@ impl ReportedFindings {
     }
 }
 
+/// Where changes come from.
+pub(super) struct Captured {
+    /// Connections to the database whose changes are captured.
+    pub(super) pool: PgPool,
+    /// The write-ahead log, if that is the source.
+    pub(super) source: Option<WalSourceConfig>,
+    /// Tables that are to be tracked as they are listed.
+    pub(super) listed: Vec<SourceTableConfig>,
+}
+
 /// Checks periodically, and at once when the observers are replaced. Does not end.
 pub(super) async fn watch(
-    (pool, source): (PgPool, Option<WalSourceConfig>),
+    Captured {
+        pool,
+        source,
+        listed,
+    }: Captured,
     listener: Arc<str>,
     mut observers: Receiver<Arc<Observers>>,
     findings_before: ReportedFindings,
     reporter: Arc<StatusReporter>,
 ) {
+    let mut preparer = Preparer::new(listed.clone());
+    let retry = if listed.is_empty() {
+        IDLE_CHECK_INTERVAL
+    } else {
+        CHECK_INTERVAL
+    };
     loop {
         let now = Arc::clone(&observers.borrow_and_update());
-        let checking = findings(&pool, source.as_ref(), now.needs());
+        let checking = async {
+            let steps = preparer.round(&pool).await?;
+            findings(&pool, source.as_ref(), (&listed, &steps), now.needs()).await
+        };
         let pause = match timeout(CHECK_TIMEOUT, checking).await {
             Ok(Ok(found)) => {
                 let pause = if found.is_empty() {
@@ -73,9 +97,9 @@ pub(super) async fn watch(
             }
             Ok(Err(error)) => {
                 tracing::debug!(%error, "cannot check whether the tables are tracked; retrying");
-                IDLE_CHECK_INTERVAL
+                retry
             }
-            Err(_) => IDLE_CHECK_INTERVAL,
+            Err(_) => retry,
         };
         // Without a sender the observers stay as they are.
         if let Ok(Err(_)) = timeout(pause, observers.changed()).await {

@@ -3,6 +3,7 @@
 use crds::pod_status::{CAPTURE_BROKEN, COLUMN_MISSING, TABLE_MISSING, TABLE_NOT_TRACKED};
 
 use super::Needs;
+use super::step::Step;
 use super::tables::{Table, Tables};
 use crate::delivery::entity;
 use crate::text::names::{did_you_mean, list};
@@ -11,7 +12,7 @@ use crds::config::Operation;
 /// Something that keeps an observer from working.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
-    /// The observer, `namespace/name`.
+    /// The observer, `namespace/name`; empty if the listener itself says what is wrong.
     pub observer: String,
     /// Where in the resource, as `spec.events.entity`.
     pub path: String,
@@ -30,12 +31,19 @@ pub(super) fn of(needs: &Needs, tables: &Tables) -> Vec<Finding> {
         message,
     };
     let entity = |reason, message| finding(&needs.entity_path, reason, message);
+    let failure = tables.failures.get(&needs.entity);
+    // What is missing may be misspelled, of which more can be said.
+    if let Some(failure) = failure.filter(|one| one.reason != TABLE_MISSING) {
+        return vec![entity(failure.reason, failure.to_string())];
+    }
     let Some(table) = tables.known.get(&needs.entity) else {
         let schema = entity::split(&needs.entity).map(|(schema, _)| schema);
         if schema.is_some_and(|schema| tables.entity_logs.contains(&schema.into_owned())) {
             return Vec::new();
         }
-        let missing = missing(needs, tables).map(|message| entity(TABLE_MISSING, message));
+        // What is listed is no custom event.
+        let message = missing(needs, tables).or_else(|| failure.map(ToString::to_string));
+        let missing = message.map(|message| entity(TABLE_MISSING, message));
         return missing.into_iter().collect();
     };
     if let Some(message) = not_logged(table) {
@@ -78,6 +86,25 @@ pub(super) fn of(needs: &Needs, tables: &Tables) -> Vec<Finding> {
         }));
     }
     found
+}
+
+/// Returns the failures of tables that are listed to be tracked, and that no observer needs.
+pub(super) fn of_listener(steps: &[Step], needs: &[&Needs]) -> Vec<Finding> {
+    let unneeded = steps
+        .iter()
+        .enumerate()
+        .filter(|(_, step)| needs.iter().all(|one| one.entity != step.what));
+    unneeded
+        .filter_map(|(n, step)| {
+            let failure = step.failure()?;
+            Some(Finding {
+                observer: String::new(),
+                path: format!("spec.source.triggers.tables[{n}]"),
+                reason: failure.reason,
+                message: failure.to_string(),
+            })
+        })
+        .collect()
 }
 
 /// Returns why nothing of a table is captured under its name, if that is so.
@@ -190,6 +217,7 @@ mod tests {
             known: [(orders.entity.clone(), orders)].into(),
             names: vec!["shop.orders".to_owned()],
             entity_logs: vec!["core".to_owned()],
+            ..Tables::default()
         }
     }
 

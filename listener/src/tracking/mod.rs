@@ -2,11 +2,13 @@
 //! or that does not exist, would never do anything, and a missing column fails each event.
 
 mod finding;
+pub mod prepare;
+pub mod step;
 pub(crate) mod summary;
 mod tables;
 pub(crate) mod templates;
 
-use crds::config::{ObserverConfig, Operation, WalSourceConfig};
+use crds::config::{ObserverConfig, Operation, SourceTableConfig, WalSourceConfig};
 use sqlx::PgPool;
 
 pub use finding::Finding;
@@ -14,6 +16,7 @@ pub(crate) use tables::NAMED;
 use tables::Tables;
 
 use crate::matching::Condition;
+use step::Step;
 
 /// What an observer needs of the database.
 #[derive(Clone, Debug)]
@@ -88,21 +91,25 @@ impl Needs {
 }
 
 /// Queries a database for what keeps observers from working: that of a source, or else that of the change log,
-/// where triggers capture changes.
+/// where triggers capture changes. Of the tables that are listed to be tracked, with their steps, those without a
+/// failure are taken to be tracked so; a failure is a finding of the listener where no observer needs the table.
 pub async fn findings<'n>(
     pool: &PgPool,
     source: Option<&WalSourceConfig>,
+    listed: (&[SourceTableConfig], &[Step]),
     needs: impl IntoIterator<Item = &'n Needs>,
 ) -> Result<Vec<Finding>, sqlx::Error> {
     let needs: Vec<&Needs> = needs.into_iter().filter(|one| one.has_table()).collect();
+    let of_listener = finding::of_listener(listed.1, &needs);
     if needs.is_empty() {
-        return Ok(Vec::new());
+        return Ok(of_listener);
     }
     let entities = needs.iter().map(|one| one.entity.as_str());
     let tables = match source {
         Some(source) => Tables::find_published(pool, source, entities).await?,
-        None => Tables::find(pool, entities).await?,
+        None => Tables::find(pool, entities).await?.with_listed(listed),
     };
     let found = needs.into_iter();
-    Ok(found.flat_map(|one| finding::of(one, &tables)).collect())
+    let of_observers = found.flat_map(|one| finding::of(one, &tables));
+    Ok(of_observers.chain(of_listener).collect())
 }

@@ -16,11 +16,11 @@ const MAX_MESSAGE: usize = 512;
 /// Maximum length of a path in bytes.
 const MAX_PATH: usize = 128;
 
-/// Summarizes findings: one of each observer before the second of any, and the number of those omitted.
+/// Summarizes findings of observers: one of each observer before the second of any, and the number of those omitted.
 pub(crate) fn summary(found: &[Finding]) -> TrackingReport {
     let mut of_observer: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut ranked: Vec<(usize, &Finding)> = found
-        .iter()
+    let of_observers = found.iter().filter(|one| !one.observer.is_empty());
+    let mut ranked: Vec<(usize, &Finding)> = of_observers
         .map(|one| {
             let rank = of_observer.entry(&one.observer).or_default();
             *rank += 1;

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crds::config::{TableContents, WalSourceConfig};
+use crds::config::{SourceTableConfig, TableContents, WalSourceConfig};
 use sqlx::PgPool;
 
+use super::step::{Step, StepFailure};
 use crate::delivery::entity;
 
 /// A table, or a relation with a name like one.
@@ -36,6 +37,8 @@ pub(super) struct Tables {
     pub(super) names: Vec<String>,
     /// Schemas with a log of entities, whose entities are no tables.
     pub(super) entity_logs: Vec<String>,
+    /// Why tables that are listed are not tracked so, by name.
+    pub(super) failures: BTreeMap<String, StepFailure>,
 }
 
 /// Tables and relations with names like theirs, by entity. Of a partition `entity_of` gives the root, so the own name is put together here.
@@ -102,7 +105,25 @@ impl Tables {
             known,
             names,
             entity_logs,
+            failures: BTreeMap::new(),
         })
+    }
+
+    /// Takes tables that are listed to be tracked so, but for those whose steps failed.
+    pub(super) fn with_listed(mut self, (listed, steps): (&[SourceTableConfig], &[Step])) -> Self {
+        for (config, step) in listed.iter().zip(steps) {
+            if let Some(failure) = step.failure() {
+                self.failures.insert(config.table.clone(), failure.clone());
+            } else if config.contents == TableContents::EntityChanges {
+                let schema = entity::split(&config.table).map(|(schema, _)| schema.into_owned());
+                self.entity_logs.extend(schema);
+            } else if let Some(table) = self.known.get_mut(&config.table) {
+                table.is_tracked = true;
+                table.tenant.clone_from(&config.tenant);
+                table.exclude.clone_from(&config.exclude);
+            }
+        }
+        self
     }
 
     /// Looks for the tables of these names in the database of a source, which need not have the schema `observer`.
@@ -165,6 +186,7 @@ impl Tables {
             known,
             names,
             entity_logs: schemas.collect(),
+            failures: BTreeMap::new(),
         })
     }
 }
