@@ -164,6 +164,7 @@ impl Ingester {
             turns.store.insert(store).clone()
         };
         let Some(claim) = store.claim().await? else {
+            store.register_again().await?;
             if let SourceConfig::Kafka(source) = &self.source {
                 kafka::check_topics(&self.log, source).await?;
             }

@@ -60,7 +60,8 @@ pub(crate) struct SourceStore {
 }
 
 const REGISTER: &str = "
-    insert into observer.source as s (name, listeners) values ($1, array[$2])
+    insert into observer.source as s (name, listeners)
+    select $1, array[$2] where $3 or exists (select from observer.checkpoint c where c.listener = $2)
     on conflict (name) do update set listeners = s.listeners || $2 where $2 <> all (s.listeners)";
 
 const CLAIM: &str = "
@@ -113,9 +114,20 @@ impl SourceStore {
 
     /// Records that the listener has the source.
     pub(crate) async fn register(&self) -> Result<(), IngestError> {
+        self.register_if(true).await
+    }
+
+    /// Does so again, as the row may have been deleted to begin anew; but not for a listener that is dropped, whose
+    /// last process may not know of it.
+    pub(crate) async fn register_again(&self) -> Result<(), IngestError> {
+        self.register_if(false).await
+    }
+
+    async fn register_if(&self, is_new: bool) -> Result<(), IngestError> {
         sqlx::query(REGISTER)
             .bind(&*self.name)
             .bind(&*self.listener)
+            .bind(is_new)
             .execute(&self.pool)
             .await
             .map(drop)

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crds::config::{KafkaSourceConfig, SaslMechanism, TlsConfig as Tls};
+use futures::future::try_join_all;
 use krafka::admin::DescribeClusterOptions;
 use krafka::auth::{AuthConfig, TlsConfig};
 use krafka::consumer::{AutoOffsetReset, Consumer, IsolationLevel};
@@ -24,6 +25,9 @@ const PARTITION_BYTES: i32 = 1 << 20;
 
 /// Records that are read ahead of those that are saved.
 const READ_AHEAD: i32 = 2000;
+
+/// Partitions whose offsets are asked for at once.
+const ASKED_AT_ONCE: usize = 32;
 
 /// A partition that exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,18 +98,20 @@ pub(super) async fn partitions(
     topic: &TopicInfo,
 ) -> Result<BTreeMap<Partition, Found>, IngestError> {
     let topic_id = topic_id(topic);
-    let mut found = BTreeMap::new();
-    let mut numbers: Vec<i32> = topic.partitions.keys().copied().collect();
-    numbers.sort_unstable();
-    for partition in numbers {
-        let offsets = consumer.fetch_watermarks(&topic.name, partition).await?;
-        let one = Found {
-            topic_id: topic_id.clone(),
-            offsets,
-        };
-        found.insert((topic.name.clone(), partition), one);
+    let numbers: Vec<i32> = topic.partitions.keys().copied().collect();
+    let mut all = BTreeMap::new();
+    for some in numbers.chunks(ASKED_AT_ONCE) {
+        let asked = some
+            .iter()
+            .map(|partition| consumer.fetch_watermarks(&topic.name, *partition));
+        let offsets = try_join_all(asked).await?;
+        for (partition, offsets) in some.iter().zip(offsets) {
+            let topic_id = topic_id.clone();
+            let found = Found { topic_id, offsets };
+            all.insert((topic.name.clone(), *partition), found);
+        }
     }
-    Ok(found)
+    Ok(all)
 }
 
 fn topic_id(topic: &TopicInfo) -> String {
