@@ -2,17 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use observer_listener::capture::change_log::{ChangeLog, ShardFilter};
 use observer_listener::capture::position::{LogBound, Window};
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use testkit::http_sink::{Behaviour, Sink};
 use testkit::seed::seed;
 
-use crate::support::backfills::{ALL_OPERATIONS, backfill, never_older, start};
+use crate::support::backfills::{
+    ALL_OPERATIONS, backfill, goes_on_after_kills, never_older, start,
+};
 use crate::support::fleet::{LONG_LEASE, SHORT_LEASE, files};
 use crate::support::listener::{Config, Process, observer};
 use crate::support::told::{keys_of, told};
@@ -222,7 +221,6 @@ async fn rows_that_are_deleted_or_moved_meanwhile_are_passed_over() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backfill_goes_on_after_kills_and_repeats_no_row() {
     let (db, seed) = (database().await, seed());
-    let mut random = StdRng::seed_from_u64(seed);
     make_table(&db.pool).await;
     db.run("insert into kv select n, 0 from generate_series(2000, 21999) n")
         .await;
@@ -231,53 +229,9 @@ async fn a_backfill_goes_on_after_kills_and_repeats_no_row() {
     config.change("  database:\n", "  startAt: Now\n  database:\n");
     let mut first = Process::run(&config);
     first.says("running").await;
-    backfill(
-        &config,
-        &[
-            "start",
-            "--yes",
-            "--detach",
-            "--table",
-            "public.kv",
-            "--rate",
-            "8000",
-        ],
-    )
-    .await
-    .ok();
     let writers = Writers::start(&db.url, 3, seed);
-    let mut process = first;
-    for _ in 0..4 {
-        let before = read_rows(&db).await;
-        let more = random.random_range(1..3000);
-        eventually("the backfill goes on", async || {
-            (read_rows(&db).await >= (before + more).min(20_000)).then_some(())
-        })
-        .await;
-        tokio::time::sleep(Duration::from_millis(random.random_range(0..100))).await;
-        process.kill().await;
-        process = Process::run(&config);
-    }
-    let state = "select state from observer.backfill";
-    eventually("the backfill is completed", async || {
-        (db.value::<String>(state).await == "Completed").then_some(())
-    })
-    .await;
-    writers.stop().await;
-    crate::support::all_is_behind(&db).await;
-    let twice: i64 = db
-        .value(
-            "select count(*) from (select from observer.change_log where operation = 'r'
-                                   group by key having count(*) > 1) twice",
-        )
-        .await;
-    assert_eq!(twice, 0, "each row is in the log once");
+    let process = goes_on_after_kills(&db.pool, (&config, &sink), first, (writers, seed)).await;
     assert!(read_rows(&db).await >= 20_040);
-    eventually("all rows are told", async || {
-        let reads = never_older(&sink);
-        (reads.keys().filter(|key| **key >= 2000).count() == 20_000).then_some(())
-    })
-    .await;
     process.stop().await;
 }
 

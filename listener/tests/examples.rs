@@ -278,6 +278,28 @@ async fn nats() {
     process.stop().await;
 }
 
+/// Secrets of an example with brokers.
+const KAFKA_SECRETS: [(&str, &str, &str); 2] = [
+    ("shop-kafka", "username", kafka::LOGIN.0),
+    ("shop-kafka-password", "password", kafka::LOGIN.1),
+];
+
+/// Texts of an example that are to name a broker of this machine.
+fn kafka_here(server: &Kafka, certs: &Certs) -> [(&'static str, String); 3] {
+    let ca = certs.ca.trim().replace('\n', "\\n");
+    [
+        (
+            "brokers: [kafka.example.com:9092]",
+            format!("brokers: [\"localhost:{}\"]", server.tls_port),
+        ),
+        ("tls: {}", format!("tls: {{ca: {{value: \"{ca}\\n\"}}}}")),
+        (
+            "name: shop-kafka, key: password",
+            "name: shop-kafka-password, key: password".to_owned(),
+        ),
+    ]
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn kafka_source() {
     let certs = Certs::make();
@@ -285,24 +307,10 @@ async fn kafka_source() {
     server.topic("shop.public.orders", 1).await;
     server.topic("billing", 1).await;
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
-    let secrets = [
-        ("shop-kafka", "username", kafka::LOGIN.0),
-        ("shop-kafka-password", "password", kafka::LOGIN.1),
-    ];
-    let ca = certs.ca.trim().replace('\n', "\\n");
-    let changes = [
-        (
-            "brokers: [kafka.example.com:9092]",
-            &*format!("brokers: [\"localhost:{}\"]", server.tls_port),
-        ),
-        ("tls: {}", &*format!("tls: {{ca: {{value: \"{ca}\\n\"}}}}")),
-        (
-            "name: shop-kafka, key: password",
-            "name: shop-kafka-password, key: password",
-        ),
-        ("https://shipping.example.com/orders", &sink.url("/")),
-    ];
-    let (_db, mut process) = start("kafka-source.yaml", &secrets, &changes).await;
+    let (here, hook) = (kafka_here(&server, &certs), sink.url("/"));
+    let mut changes: Vec<(&str, &str)> = here.iter().map(|(from, to)| (*from, &**to)).collect();
+    changes.push(("https://shipping.example.com/orders", &hook));
+    let (_db, mut process) = start("kafka-source.yaml", &KAFKA_SECRETS, &changes).await;
     process.says("reading topics of Kafka").await;
     let client = krafka::Kafka::builder(format!("127.0.0.1:{}", server.port));
     let producer = client.connect().await.unwrap().producer().build();
@@ -325,23 +333,9 @@ async fn kafka() {
     let certs = Certs::make();
     let server = Kafka::start(&certs.server, &certs.ca).await;
     server.topic("orders", 3).await;
-    let secrets = [
-        ("shop-kafka", "username", kafka::LOGIN.0),
-        ("shop-kafka-password", "password", kafka::LOGIN.1),
-    ];
-    let ca = certs.ca.trim().replace('\n', "\\n");
-    let changes = [
-        (
-            "brokers: [kafka.example.com:9092]",
-            &*format!("brokers: [localhost:{}]", server.tls_port),
-        ),
-        ("tls: {}", &*format!("tls: {{ca: {{value: \"{ca}\\n\"}}}}")),
-        (
-            "name: shop-kafka, key: password",
-            "name: shop-kafka-password, key: password",
-        ),
-    ];
-    let (db, process) = start("kafka.yaml", &secrets, &changes).await;
+    let here = kafka_here(&server, &certs);
+    let changes: Vec<(&str, &str)> = here.iter().map(|(from, to)| (*from, &**to)).collect();
+    let (db, process) = start("kafka.yaml", &KAFKA_SECRETS, &changes).await;
     db.run("insert into orders values (7, 1, 'ada', 'new'); update orders set status = 'paid'")
         .await;
     // A record whose answer comes too late for a busy machine is sent once more.

@@ -116,6 +116,15 @@ fn reading(entity: &str, name: &str, sink: &Sink, path: &str) -> String {
         .replace("[Insert, Update, Delete, Truncate, Custom]", &all)
 }
 
+/// A listener of a topic of events, and its receiver.
+async fn events(db: &TestDb, broker: &Broker) -> (Sink, Config) {
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let observers = reading("events", "events", &sink, "/");
+    let spec = broker.spec("{topic: events, contents: Events}", LONG_LEASE);
+    let config = Config::new(&db.url, &spec, &observers);
+    (sink, config)
+}
+
 /// A state of a counter.
 fn state(key: i64, value: i64) -> String {
     format!("{{\"k\": {key}, \"v\": {value}}}")
@@ -229,10 +238,7 @@ async fn changes_states_and_events_are_delivered_in_order() {
 async fn only_committed_records_are_read() {
     let (db, broker) = (database().await, Broker::start().await);
     broker.server.topic("events", 1).await;
-    let sink = Sink::start(Behaviour::Ok).await.unwrap();
-    let observers = reading("events", "events", &sink, "/");
-    let spec = broker.spec("{topic: events, contents: Events}", LONG_LEASE);
-    let config = Config::new(&db.url, &spec, &observers);
+    let (sink, config) = events(&db, &broker).await;
     let process = Process::run(&config);
     let producer = broker
         .client
@@ -407,10 +413,7 @@ async fn what_is_no_event_is_recorded_and_holds_nothing_up() {
 async fn lost_records_stop_the_source_or_are_recorded() {
     let (db, broker) = (database().await, Broker::start().await);
     broker.server.topic("events", 1).await;
-    let sink = Sink::start(Behaviour::Ok).await.unwrap();
-    let observers = reading("events", "events", &sink, "/");
-    let spec = broker.spec("{topic: events, contents: Events}", LONG_LEASE);
-    let config = Config::new(&db.url, &spec, &observers);
+    let (sink, config) = events(&db, &broker).await;
     let process = Process::run(&config);
     for n in 0..3 {
         broker

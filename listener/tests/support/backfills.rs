@@ -1,13 +1,19 @@
 //! Backfills that are started, and what receivers must be told of counters meanwhile (see `writers`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use serde_json::Value;
+use sqlx::PgPool;
 use testkit::http_sink::Sink;
 
-use super::listener::Config;
+use super::listener::{Config, Process};
 use super::program::command;
 use super::told::told;
+use super::writers::Writers;
+use super::{all_is_behind_in, eventually};
 
 /// Every operation on rows.
 pub(crate) const ALL_OPERATIONS: &str = "[Insert, Update, Delete, Read]";
@@ -50,4 +56,61 @@ pub(crate) fn never_older(sink: &Sink) -> BTreeMap<i64, usize> {
         );
     }
     reads
+}
+
+/// Starts a backfill of `kv`, which has rows with the keys 2000 to 21999 that nobody changes, and kills the process that
+/// works on it again and again while writers are at work. Checks that each row is in the log once, all are told, and
+/// none is older than what was told before. Returns the last process.
+pub(crate) async fn goes_on_after_kills(
+    log: &PgPool,
+    (config, sink): (&Config, &Sink),
+    mut process: Process,
+    (writers, seed): (Writers, u64),
+) -> Process {
+    let mut random = StdRng::seed_from_u64(seed);
+    let detached = ["start", "--yes", "--detach", "--table", "public.kv"];
+    backfill(config, &[&detached[..], &["--rate", "8000"]].concat())
+        .await
+        .ok();
+    let read_rows = async || -> i64 {
+        sqlx::query_scalar("select count(*) from observer.change_log where operation = 'r'")
+            .fetch_one(log)
+            .await
+            .unwrap()
+    };
+    for _ in 0..4 {
+        let before = read_rows().await;
+        let more = random.random_range(1..3000);
+        eventually("the backfill goes on", async || {
+            (read_rows().await >= (before + more).min(20_000)).then_some(())
+        })
+        .await;
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..100))).await;
+        process.kill().await;
+        process = Process::run(config);
+    }
+    eventually("the backfill is completed", async || {
+        let state: String = sqlx::query_scalar("select state from observer.backfill")
+            .fetch_one(log)
+            .await
+            .ok()?;
+        (state == "Completed").then_some(())
+    })
+    .await;
+    writers.stop().await;
+    all_is_behind_in(log).await;
+    let twice: i64 = sqlx::query_scalar(
+        "select count(*) from (select from observer.change_log where operation = 'r'
+                               group by key having count(*) > 1) twice",
+    )
+    .fetch_one(log)
+    .await
+    .unwrap();
+    assert_eq!(twice, 0, "each row is in the log once");
+    eventually("all rows are told", async || {
+        let reads = never_older(sink);
+        (reads.keys().filter(|key| **key >= 2000).count() == 20_000).then_some(())
+    })
+    .await;
+    process
 }

@@ -64,16 +64,22 @@ pub(crate) async fn empty_database() -> TestDb {
 /// Waits until the checkpoints of the one listener are past every event, with nothing beyond
 /// them that is done in part: before the first save there is nothing beyond them either.
 pub(crate) async fn all_is_behind(db: &TestDb) {
+    all_is_behind_in(&db.pool).await;
+}
+
+/// The same, in the database of a change log.
+pub(crate) async fn all_is_behind_in(log: &PgPool) {
     while_progressing("all events are behind the checkpoints", async || {
         // One for each shard with something that is done in part, and one for each event beyond.
-        let beyond: Option<i64> = db
-            .value(
-                "select sum((partially_completed::text <> '[]' or completed_ids <> '{}')::int + (
+        let beyond: Option<i64> = sqlx::query_scalar(
+            "select sum((partially_completed::text <> '[]' or completed_ids <> '{}')::int + (
                      select count(*) from observer.change_log l
                      where l.hash % c.shards = c.shard and l.id > greatest(c.base_high_id, c.last_id)))::bigint
                  from observer.checkpoint c",
-            )
-            .await;
+        )
+        .fetch_one(log)
+        .await
+        .unwrap();
         match beyond {
             Some(0) => Ok(()),
             beyond => Err(beyond.unwrap_or_default().unsigned_abs()),

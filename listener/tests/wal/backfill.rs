@@ -1,15 +1,14 @@
 //! Backfills beside the write-ahead log.
 
-use std::time::Duration;
-
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 use serde_json::json;
 use testkit::seed::seed;
 
 use super::rows::{TYPES, VALUES};
 use super::{Source, counters, eventually, sink};
-use crate::support::backfills::{ALL_OPERATIONS, backfill, never_older, start};
+use crate::support::all_is_behind_in;
+use crate::support::backfills::{
+    ALL_OPERATIONS, backfill, goes_on_after_kills, never_older, start,
+};
 use crate::support::fleet::{LONG_LEASE, SHORT_LEASE};
 use crate::support::listener::{Config, Process, observer};
 use crate::support::writers::{Writers, make_untracked_table};
@@ -18,21 +17,6 @@ async fn read_rows(source: &Source) -> i64 {
     source
         .value("select count(*) from observer.change_log where operation = 'r'")
         .await
-}
-
-async fn all_is_behind(source: &Source) {
-    eventually("all events are behind the checkpoints", async || {
-        let behind: bool = source
-            .value(
-                "select bool_and(partially_completed::text = '[]' and completed_ids = '{}' and not exists (
-                     select from observer.change_log l
-                     where l.hash % c.shards = c.shard and l.id > greatest(c.base_high_id, c.last_id)))
-                 from observer.checkpoint c",
-            )
-            .await;
-        behind.then_some(())
-    })
-    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,7 +49,7 @@ async fn rows_that_change_meanwhile_are_left_out() {
             41,
             "without writers, none is left out"
         );
-        all_is_behind(&source).await;
+        all_is_behind_in(&source.log).await;
         eventually("all rows are told", async || {
             (never_older(&sink).len() == 41).then_some(())
         })
@@ -77,7 +61,6 @@ async fn rows_that_change_meanwhile_are_left_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backfill_goes_on_after_kills_and_repeats_no_row() {
     let (source, seed) = (Source::apart().await, seed());
-    let mut random = StdRng::seed_from_u64(seed);
     make_untracked_table(&source.read).await;
     source
         .run("insert into kv select n, 0 from generate_series(2000, 21999) n")
@@ -85,53 +68,11 @@ async fn a_backfill_goes_on_after_kills_and_repeats_no_row() {
     let sink = sink().await;
     let config = counters(&source, SHORT_LEASE, &sink, "/");
     config.change("[Insert, Update, Delete, Truncate, Custom]", ALL_OPERATIONS);
-    let mut process = Process::run(&config);
+    let process = Process::run(&config);
     source.is_read().await;
-    backfill(
-        &config,
-        &[
-            "start",
-            "--yes",
-            "--detach",
-            "--table",
-            "public.kv",
-            "--rate",
-            "8000",
-        ],
-    )
-    .await
-    .ok();
     let writers = Writers::start(&source.read_url(), 3, seed);
-    for _ in 0..4 {
-        let before = read_rows(&source).await;
-        let more = random.random_range(1..3000);
-        eventually("the backfill goes on", async || {
-            (read_rows(&source).await >= (before + more).min(20_000)).then_some(())
-        })
-        .await;
-        tokio::time::sleep(Duration::from_millis(random.random_range(0..100))).await;
-        process.kill().await;
-        process = Process::run(&config);
-    }
-    eventually("the backfill is completed", async || {
-        let state: String = source.value("select state from observer.backfill").await;
-        (state == "Completed").then_some(())
-    })
-    .await;
-    writers.stop().await;
-    all_is_behind(&source).await;
-    let twice: i64 = source
-        .value(
-            "select count(*) from (select from observer.change_log where operation = 'r'
-                                   group by key having count(*) > 1) twice",
-        )
-        .await;
-    assert_eq!(twice, 0, "each row is in the log once");
-    eventually("all rows are told", async || {
-        let reads = never_older(&sink);
-        (reads.keys().filter(|key| **key >= 2000).count() == 20_000).then_some(())
-    })
-    .await;
+    let process =
+        goes_on_after_kills(&source.log, (&config, &sink), process, (writers, seed)).await;
     process.stop().await;
 }
 
