@@ -171,8 +171,10 @@ async fn long_database_outage_is_reported_and_heals() {
     let url = server.url("postgres");
     let config = Config::new(&url, LONG_LEASE, &patient(&rows_to(&sink, "/hook")));
     let address = free_address();
-    let process = Process::start(&["run", "--listen", &address, "-f"], &config.path());
+    let mut process = Process::start(&["run", "--listen", &address, "-f"], &config.path());
     ready(&address, 200).await;
+    // It is ready a moment before all that starts with it is at work.
+    process.says("joined the fleet").await;
     change_rows(&pool, 20).await;
     pool.close().await;
     server.stop().await.unwrap();
