@@ -500,6 +500,8 @@ create table observer.source (
     saved_at timestamptz not null default clock_timestamp(),
     -- name of the Kafka cluster, where topics are read; nothing before the first session
     cluster text,
+    -- what the session that reads them lists
+    topics text[],
     check ((system_identifier is null) = (confirmed_lsn is null)),
     check (commit_lsn is not null or ordinal = 0)
 );

@@ -100,7 +100,8 @@ pub struct KafkaTopic {
     #[schemars(length(min = 1, max = 255))]
     pub entity: Option<String>,
     /// Fields of the row that identify it, at most 32, of 1 to 63 characters each; default is the
-    /// record's key. Records of one key must be in one partition. Not for `Rows`.
+    /// record's key. Records of one key must be in one partition, and deletions must have the whole
+    /// row. Not for `Rows`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 63)))]
     pub key: Vec<String>,

@@ -19,9 +19,13 @@ use super::change_log::{ChangeRecord, LogError, intern};
 
 /// Settles up to which id changes may come before a page: all that see it draw larger ones.
 const SETTLE_SQL: &str = "
+    with open as materialized (
+        select xid from observer.backfill_page
+        where xid = any ($1::text[]::xid8[]) and high_id is null and snapshot is not null
+        order by xid for update
+    )
     update observer.backfill_page p set high_id = present.high_id
-    from observer.current_bound() present
-    where p.xid = any ($1::text[]::xid8[]) and p.high_id is null and p.snapshot is not null";
+    from open, observer.current_bound() present where p.xid = open.xid";
 
 /// Rows of pages for a listener (for any where it is empty), or for all, that have not changed since in the log. The emptying of a
 /// table is a change of all its keys.

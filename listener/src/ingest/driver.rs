@@ -1,4 +1,4 @@
-//! The driver: takes the source over when it is free, reads its slot, and appends what comes.
+//! The driver: takes the source over when it is free, reads its slot or its topics, and appends what comes.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

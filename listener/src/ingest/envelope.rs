@@ -25,12 +25,15 @@ pub(super) struct Envelope<'a> {
 }
 
 impl<'a> Envelope<'a> {
-    /// Reads an envelope; nothing if the members are those of something else.
+    /// Reads an envelope with an image; nothing if the members are those of something else.
     pub(super) fn of(members: &Fields<'a>) -> Option<Self> {
+        let has_image = members.contains_key("before") || members.contains_key("after");
+        Self::of_any(members).filter(|_| has_image)
+    }
+
+    /// Reads an envelope, which of a message or a truncation has no image.
+    pub(super) fn of_any(members: &Fields<'a>) -> Option<Self> {
         let op = members.get("op").filter(|op| op.get().starts_with('"'))?;
-        if !members.contains_key("before") && !members.contains_key("after") {
-            return None;
-        }
         let source = members.get("source").map(|source| source.get());
         Some(Self {
             op: text_of(op)?,

@@ -28,7 +28,7 @@ pub enum IngestError {
     Kafka(#[from] KrafkaError),
     /// It is another cluster.
     #[error(
-        "the brokers are of the cluster {found}, and what is in the change log is of {saved}: lead brokers to that, or, \
+        "the brokers are of the cluster {found}, and what is in the change log is of {saved}: point spec.source.kafka.brokers at that, or, \
          to go on with this one, delete the row of {name} in observer.source (all that its topics hold is then read as by \
          initialOffset)"
     )]
@@ -42,8 +42,8 @@ pub enum IngestError {
     },
     /// Another process reads the source without one of this listener's topics.
     #[error(
-        "the topic {topic} is not read: it does not exist, or the listener that reads the source {name} lists other topics. \
-         List the same in all listeners of this database with that name, or set another spec.source.kafka.name"
+        "the topic {topic} is not read: the listener that reads the source {name} lists other topics. List the same in all \
+         listeners of this database with that name, or set another spec.source.kafka.name"
     )]
     TopicNotRead {
         /// The topic.

@@ -58,6 +58,10 @@ async fn slot(
     dry_run: bool,
 ) -> Result<StepOutcome, IngestError> {
     let saved = SourceStore::saved(log, name).await?;
+    if !dry_run {
+        // Whoever drops the listener finds the slot by it, if it never ran, too.
+        SourceStore::name_only(log, name).await?;
+    }
     match opening::prepare_slot(source, name, saved, dry_run).await {
         Err(error @ (IngestError::ForeignSlot { .. } | IngestError::SlotLost { .. })) => {
             Ok(StepOutcome::Failed(error.into()))

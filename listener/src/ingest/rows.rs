@@ -49,7 +49,7 @@ pub(crate) struct LogRow {
     pub(crate) key: Option<String>,
     /// Its tenant.
     pub(crate) tenant: Option<String>,
-    /// When its transaction was committed.
+    /// When it was committed, or written to its topic.
     pub(crate) occurred_at: DateTime<Utc>,
     /// The image before, as JSON.
     pub(crate) old: Option<String>,

@@ -61,7 +61,9 @@ pub(crate) struct SourceStore {
 
 const REGISTER: &str = "
     insert into observer.source as s (name, listeners)
-    select $1, array[$2] where $3 or exists (select from observer.checkpoint c where c.listener = $2)
+    select $1, array[$2] 
+    where ($3 or exists (select from observer.checkpoint c where c.listener = $2))
+        and not exists (select from observer.source s where s.name = $1 and $2 = any (s.listeners))
     on conflict (name) do update set listeners = s.listeners || $2 where $2 <> all (s.listeners)";
 
 const CLAIM: &str = "
@@ -281,6 +283,16 @@ impl SourceStore {
         .map_err(IngestError::Log)
     }
 
+    /// Records that there is a source of this name, which no listener has yet.
+    pub(crate) async fn name_only(pool: &PgPool, name: &str) -> Result<(), IngestError> {
+        sqlx::query("insert into observer.source (name) values ($1) on conflict do nothing")
+            .bind(name)
+            .execute(pool)
+            .await
+            .map(drop)
+            .map_err(IngestError::Log)
+    }
+
     /// Whether a source has no listener any more.
     pub(crate) async fn is_unused(pool: &PgPool, name: &str) -> Result<bool, IngestError> {
         let sql =
@@ -294,7 +306,11 @@ impl SourceStore {
 
     /// Removes the row of a source that has no listener any more.
     pub(crate) async fn remove(pool: &PgPool, name: &str) -> Result<(), IngestError> {
-        sqlx::query("delete from observer.source where name = $1 and listeners = '{}'")
+        let sql = "with gone as (
+                       delete from observer.source where name = $1 and listeners = '{}' returning name
+                   )
+                   delete from observer.source_gap g using gone where g.name = gone.name";
+        sqlx::query(sql)
             .bind(name)
             .execute(pool)
             .await

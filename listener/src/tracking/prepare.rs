@@ -153,7 +153,9 @@ impl Preparer {
             let outcome = match found.without_a_call() {
                 Some(outcome) => outcome,
                 None if let Some(failure) = self.paused_by(found.n) => StepOutcome::Failed(failure),
-                None if begun.elapsed() > ROUND => StepOutcome::Failed(found.locked()),
+                None if begun.elapsed() > ROUND => {
+                    StepOutcome::Failed(found.not_yet("other tables come first"))
+                }
                 None => {
                     // Set before, as a round may be cut short.
                     let again = Instant::now() + PAUSE;
@@ -207,7 +209,19 @@ impl Found {
     }
 
     fn locked(&self) -> StepFailure {
-        self.refused("a transaction that writes to it is open, and it is tried again")
+        self.not_yet("a transaction that writes to it is open")
+    }
+
+    /// What passes by itself.
+    fn not_yet(&self, why: &str) -> StepFailure {
+        StepFailure {
+            reason: TABLE_NOT_TRACKED,
+            why: format!(
+                "{} is not tracked as it is listed yet, as {why}",
+                self.entity
+            ),
+            sql: None,
+        }
     }
 }
 

@@ -8,18 +8,18 @@ use krafka::consumer::{Consumer, TopicPartition};
 
 use super::super::error::IngestError;
 use super::KafkaSession;
-use super::cluster::{self, Found};
+use super::cluster::{self, Found, FoundTopic};
 use super::offsets::{Gap, OffsetStore, Partition, SavedOffset};
 
 /// What is read from now on.
 #[derive(Debug)]
 pub(super) struct Begun {
-    /// Partitions that are read.
-    pub(super) partitions: usize,
-    /// Partitions of each topic that exists.
-    pub(super) counts: BTreeMap<String, usize>,
-    /// Topics that do not exist.
-    pub(super) missing: Vec<String>,
+    /// Partitions that are read, and from where.
+    pub(super) next: BTreeMap<Partition, i64>,
+    /// The topics that exist.
+    pub(super) topics: BTreeMap<String, FoundTopic>,
+    /// What is not read, for people: topics that do not exist, and partitions without a leader.
+    pub(super) left_out: Vec<String>,
 }
 
 /// Places the consumer after what is saved, and records where that is.
@@ -43,14 +43,31 @@ pub(super) async fn begin(
         Some(_) => InitialOffset::Earliest,
     };
     let (mut next, mut lost) = (BTreeMap::new(), Vec::new());
-    let (mut counts, mut missing) = (BTreeMap::new(), Vec::new());
+    let (mut topics, mut left_out) = (BTreeMap::new(), Vec::new());
     for topic in &source.topics {
         let Some(topic) = cluster::topic(consumer, &topic.topic).await? else {
-            missing.push(topic.topic.clone());
+            left_out.push(format!(
+                "there is no topic {}, or it may not be seen",
+                topic.topic
+            ));
             continue;
         };
-        counts.insert(topic.name.clone(), topic.partition_count());
-        for (partition, found) in cluster::partitions(consumer, &topic).await? {
+        let (found, failed) = cluster::partitions(consumer, &topic).await;
+        let mut known = cluster::found_topic(&topic);
+        for (partition, error) in failed {
+            // Where a source is to begin must be known of all that it has.
+            if saved_cluster.is_none() {
+                return Err(error.into());
+            }
+            left_out.push(format!(
+                "partition {partition} of the topic {} cannot be read: {error}",
+                topic.name
+            ));
+            // It is looked for again.
+            known.partitions = 0;
+        }
+        topics.insert(topic.name.clone(), known);
+        for (partition, found) in found {
             match judge(saved.get(&partition), &found, initial) {
                 Judged::Read(offset) => next.insert(partition, of(&found, offset)),
                 Judged::Lost(why) => {
@@ -72,7 +89,8 @@ pub(super) async fn begin(
         });
     }
     let gaps: Vec<Gap> = lost.into_iter().map(|one| gap(one, &next)).collect();
-    store.begin(&id, &next, &gaps).await?;
+    let listed: Vec<&str> = source.topics.iter().map(|topic| &*topic.topic).collect();
+    store.begin((&id, &listed), &next, &gaps).await?;
     for gap in &gaps {
         let (topic, partition) = &gap.partition;
         tracing::error!(
@@ -85,18 +103,23 @@ pub(super) async fn begin(
         );
         session.metrics.gaps.inc();
     }
-    for (topic, count) in &counts {
-        let numbers = (0..).take(*count).collect();
-        consumer.assign(topic, numbers).await?;
+    let next: BTreeMap<Partition, i64> = next
+        .into_iter()
+        .map(|(partition, saved)| (partition, saved.next))
+        .collect();
+    for name in topics.keys() {
+        let numbers = next.keys().filter(|(topic, _)| topic == name);
+        let numbers = numbers.map(|(_, number)| *number).collect();
+        consumer.assign(name, numbers).await?;
     }
     let places = next
         .iter()
-        .map(|((topic, partition), saved)| (TopicPartition::new(topic, *partition), saved.next));
+        .map(|((topic, partition), next)| (TopicPartition::new(topic, *partition), *next));
     consumer.seek_many(places).await?;
     Ok(Begun {
-        partitions: next.len(),
-        counts,
-        missing,
+        next,
+        topics,
+        left_out,
     })
 }
 

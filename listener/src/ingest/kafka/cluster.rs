@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crds::config::{KafkaSourceConfig, SaslMechanism, TlsConfig as Tls};
-use futures::future::try_join_all;
+use futures::future::join_all;
 use krafka::admin::DescribeClusterOptions;
 use krafka::auth::{AuthConfig, TlsConfig};
 use krafka::consumer::{AutoOffsetReset, Consumer, IsolationLevel};
@@ -19,6 +19,9 @@ use super::offsets::Partition;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long what is known of topics is used: not for longer than between two looks at them.
+const METADATA_AGE: Duration = Duration::from_secs(15);
+
 /// Bytes that are asked of a broker, and of a partition, at a time. One record may be larger.
 const FETCH_BYTES: i32 = 8 << 20;
 const PARTITION_BYTES: i32 = 1 << 20;
@@ -29,12 +32,21 @@ const READ_AHEAD: i32 = 2000;
 /// Partitions whose offsets are asked for at once.
 const ASKED_AT_ONCE: usize = 32;
 
+/// A topic that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct FoundTopic {
+    /// Its name for as long as it exists; empty where brokers give none.
+    pub(super) id: String,
+    /// Number of its partitions.
+    pub(super) partitions: usize,
+}
+
 /// A partition that exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Found {
     /// Name of its topic for as long as that exists; empty where brokers give none.
     pub(super) topic_id: String,
-    /// Offset of its first record, and the one after the last that may be read.
+    /// Offset of its first record, and its last stable offset.
     pub(super) offsets: (i64, i64),
 }
 
@@ -48,6 +60,7 @@ pub(super) async fn connect(source: &KafkaSourceConfig) -> Result<Kafka, IngestE
         .client_id("observer-listener")
         .request_timeout(REQUEST_TIMEOUT)
         .connect_timeout(CONNECT_TIMEOUT)
+        .metadata_max_age(METADATA_AGE)
         .security(security(source));
     Ok(kafka.connect().await?)
 }
@@ -92,33 +105,43 @@ pub(super) async fn topic(
     Ok(found.filter(|topic| topic.partition_count() > 0))
 }
 
-/// Asks for the partitions of a topic and their offsets.
+/// Asks for the offsets of the partitions of a topic. Returns those that have no leader, or fail in another way, too.
 pub(super) async fn partitions(
     consumer: &Consumer,
     topic: &TopicInfo,
-) -> Result<BTreeMap<Partition, Found>, IngestError> {
-    let topic_id = topic_id(topic);
-    let numbers: Vec<i32> = topic.partitions.keys().copied().collect();
-    let mut all = BTreeMap::new();
+) -> (BTreeMap<Partition, Found>, Vec<(i32, KrafkaError)>) {
+    let topic_id = found_topic(topic).id;
+    let mut numbers: Vec<i32> = topic.partitions.keys().copied().collect();
+    numbers.sort_unstable();
+    let (mut found, mut failed) = (BTreeMap::new(), Vec::new());
     for some in numbers.chunks(ASKED_AT_ONCE) {
         let asked = some
             .iter()
             .map(|partition| consumer.fetch_watermarks(&topic.name, *partition));
-        let offsets = try_join_all(asked).await?;
-        for (partition, offsets) in some.iter().zip(offsets) {
+        for (partition, offsets) in some.iter().zip(join_all(asked).await) {
             let topic_id = topic_id.clone();
-            let found = Found { topic_id, offsets };
-            all.insert((topic.name.clone(), *partition), found);
+            match offsets {
+                Ok(offsets) => {
+                    let one = Found { topic_id, offsets };
+                    found.insert((topic.name.clone(), *partition), one);
+                }
+                Err(error) => failed.push((*partition, error)),
+            }
         }
     }
-    Ok(all)
+    (found, failed)
 }
 
-fn topic_id(topic: &TopicInfo) -> String {
-    if topic.topic_id == [0; 16] {
-        return String::new();
+/// What tells a topic from another one, and from itself with more partitions.
+pub(super) fn found_topic(topic: &TopicInfo) -> FoundTopic {
+    let id = match topic.topic_id {
+        none if none == [0; 16] => String::new(),
+        id => Uuid::from_bytes(id).to_string(),
+    };
+    FoundTopic {
+        id,
+        partitions: topic.partition_count(),
     }
-    Uuid::from_bytes(topic.topic_id).to_string()
 }
 
 fn security(source: &KafkaSourceConfig) -> AuthConfig {

@@ -21,6 +21,7 @@ use sqlx::error::DatabaseError;
 use tokio::time::{Instant, sleep};
 
 use self::beginning::begin;
+use self::cluster::FoundTopic;
 use self::offsets::{Gap, OffsetStore, Partition};
 use self::records::{Malformed, Record};
 use super::error::IngestError;
@@ -30,14 +31,17 @@ use crate::telemetry::source_metrics::SourceMetrics;
 use crate::telemetry::status::StatusReporter;
 
 /// Interval of looks for new partitions, and while a topic is missing.
-const LOOK_INTERVAL: Duration = Duration::from_mins(1);
+const LOOK_INTERVAL: Duration = Duration::from_secs(20);
 const MISSING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Bytes of the records that are appended together.
 const MAX_BYTES: usize = 8 << 20;
 
-/// What is wrong with a row itself, not with the database: data exceptions, constraints, limits of the program.
-const DATA: [&str; 3] = ["22", "23", "54"];
+/// Time after which a partition that brokers have told nothing of is reported.
+const SILENT_GRACE: Duration = Duration::from_secs(30);
+
+/// What is wrong with a row itself, not with the database: data exceptions, and limits of the program.
+const DATA: [&str; 2] = ["22", "54"];
 
 /// What the session of a source needs.
 pub(super) struct KafkaSession<'a> {
@@ -92,22 +96,36 @@ impl KafkaSession<'_> {
     ) -> Result<(), IngestError> {
         let (pool, name) = (self.log.clone(), store.name());
         let offsets = OffsetStore::new(pool, name, claim.epoch, self.lease);
+        // Brokers may let one wait for longer than the lease lasts.
+        tokio::select! {
+            result = Box::pin(self.read_topics(name, &offsets)) => result,
+            result = self.renew(&offsets) => result,
+        }
+    }
+
+    /// Renews the lease. Ends by failing.
+    async fn renew(&self, offsets: &OffsetStore) -> Result<(), IngestError> {
+        loop {
+            sleep(self.renewal).await;
+            offsets
+                .append(RowBatch::default(), &BTreeMap::new(), &[])
+                .await?;
+        }
+    }
+
+    async fn read_topics(&self, name: &str, offsets: &OffsetStore) -> Result<(), IngestError> {
         let kafka = cluster::connect(self.source).await?;
         let consumer = cluster::consumer(&kafka).await?;
-        let begun = begin(self, &offsets, (&kafka, &consumer)).await?;
+        let begun = begin(self, offsets, (&kafka, &consumer)).await?;
         tracing::info!(
             source = name,
-            epoch = claim.epoch,
-            partitions = begun.partitions,
+            partitions = begun.next.len(),
             "reading topics of Kafka"
         );
         self.metrics.connected.set(1);
-        let problem = (!begun.missing.is_empty()).then(|| PodProblem {
+        let problem = (!begun.left_out.is_empty()).then(|| PodProblem {
             reason: SOURCE_NOT_READ.to_owned(),
-            message: format!(
-                "there is no topic {}, or it may not be seen; the others are read",
-                begun.missing.join(", ")
-            ),
+            message: format!("{}; the others are read", begun.left_out.join("; ")),
         });
         if let Some(problem) = &problem {
             tracing::warn!(source = name, "{}", problem.message);
@@ -119,8 +137,8 @@ impl KafkaSession<'_> {
         };
         self.reporter.set_source(problem);
         let result = tokio::select! {
-            result = self.append_all(&consumer, &offsets, begun.partitions > 0) => result,
-            result = self.watch(&consumer, begun.counts, next_look) => result,
+            result = self.append_all(&consumer, offsets, begun.next) => result,
+            result = self.watch(&consumer, begun.topics, next_look) => result,
         };
         // What it has read and not returned is read again.
         let _closed = consumer.close().await;
@@ -132,7 +150,7 @@ impl KafkaSession<'_> {
         &self,
         consumer: &Consumer,
         offsets: &OffsetStore,
-        has_partitions: bool,
+        mut saved: BTreeMap<Partition, i64>,
     ) -> Result<(), IngestError> {
         let topics: BTreeMap<&str, &KafkaTopicConfig> = self
             .source
@@ -140,13 +158,16 @@ impl KafkaSession<'_> {
             .iter()
             .map(|topic| (&*topic.topic, topic))
             .collect();
+        let (begun, mut is_told) = (Instant::now(), false);
         loop {
-            let records = if has_partitions {
-                consumer.poll(self.renewal).await?
-            } else {
+            let records = if saved.is_empty() {
                 sleep(self.renewal).await;
                 Vec::new()
+            } else {
+                consumer.poll(self.renewal).await?
             };
+            // All that was returned lies before these, and so do the ends of transactions, which are no records.
+            let lags = consumer.lag().await;
             let mut entries = Vec::with_capacity(records.len());
             let mut bytes = 0;
             for record in records {
@@ -157,16 +178,41 @@ impl KafkaSession<'_> {
                 bytes += entry.bytes;
                 entries.push(entry);
                 if bytes > MAX_BYTES {
-                    self.save(offsets, std::mem::take(&mut entries)).await?;
+                    self.save(offsets, std::mem::take(&mut entries), BTreeMap::new())
+                        .await?;
                     bytes = 0;
                 }
             }
-            // Without any, this renews the lease.
-            self.save(offsets, entries).await?;
-            let lags = consumer.lag().await;
+            let reached = lags.iter().filter_map(|(at, lag)| {
+                let partition = (at.topic.clone(), at.partition);
+                let moved = saved.get(&partition) < lag.position.as_ref();
+                lag.position.filter(|_| moved).map(|next| (partition, next))
+            });
+            let reached: BTreeMap<Partition, i64> = reached.collect();
+            if !entries.is_empty() || !reached.is_empty() {
+                self.save(offsets, entries, reached.clone()).await?;
+                saved.extend(reached);
+            }
             let unread: u64 = lags.values().filter_map(|one| one.lag).sum();
             #[allow(clippy::cast_precision_loss, reason = "a gauge is a float")]
             self.metrics.unread_records.set(unread as f64);
+            let silent = lags.iter().find(|(_, lag)| lag.lag.is_none());
+            if !is_told
+                && begun.elapsed() > SILENT_GRACE
+                && let Some((at, _)) = silent
+            {
+                is_told = true;
+                let message = format!(
+                    "partition {} of the topic {} cannot be read: see whether it has a leader, and whether the login may \
+                     read the topic",
+                    at.partition, at.topic
+                );
+                tracing::error!("{message}");
+                self.reporter.set_source(Some(PodProblem {
+                    reason: SOURCE_NOT_READ.to_owned(),
+                    message,
+                }));
+            }
         }
     }
 
@@ -175,11 +221,19 @@ impl KafkaSession<'_> {
         &self,
         offsets: &OffsetStore,
         mut entries: Vec<Entry>,
+        reached: BTreeMap<Partition, i64>,
     ) -> Result<(), IngestError> {
         let mut begin = 0;
         let mut end = entries.len();
+        let none = BTreeMap::new();
         loop {
-            match append(offsets, &entries[begin..end]).await {
+            // Until all are appended, their own offsets count.
+            let reached = if end == entries.len() {
+                &reached
+            } else {
+                &none
+            };
+            match append(offsets, &entries[begin..end], reached).await {
                 Ok(()) => {
                     self.count(&entries[begin..end]);
                     begin = end;
@@ -189,10 +243,12 @@ impl KafkaSession<'_> {
                     }
                 }
                 Err(error) => {
-                    let Some(code) = refusal(&error).filter(|_| begin < end) else {
+                    let is_one = end - begin == 1;
+                    let is_known = is_one && entries[begin].read.is_err();
+                    let Some(code) = refusal(&error).filter(|_| begin < end && !is_known) else {
                         return Err(error);
                     };
-                    if end - begin == 1 {
+                    if is_one {
                         entries[begin].read = Err(Malformed::Refused(code));
                     } else {
                         end = begin + (end - begin) / 2;
@@ -213,25 +269,30 @@ impl KafkaSession<'_> {
             self.metrics.delay.set(delay.max(0.0));
         }
         self.metrics.changes.inc_by(appended);
-        for entry in entries {
-            if let Err(why) = &entry.read {
-                self.metrics.malformed.inc();
-                let ((topic, partition), offset) = (&entry.partition, entry.offset);
-                tracing::warn!(
-                    topic,
-                    partition,
-                    offset,
-                    "a record is no event and is passed over: {why}"
-                );
-            }
+        let no_events = entries.iter().filter(|entry| entry.read.is_err());
+        let records = no_events.clone().count();
+        self.metrics.malformed.inc_by(records as u64);
+        // One line for all of them, as a topic may hold nothing else.
+        if let Some(first) = no_events.into_iter().next()
+            && let Err(why) = &first.read
+        {
+            let ((topic, partition), offset) = (&first.partition, first.offset);
+            tracing::warn!(
+                topic,
+                partition,
+                offset,
+                records,
+                "records that are no events are passed over; of the first, {why}"
+            );
         }
     }
 
-    /// Ends when there are other partitions than at the beginning, so that the session is opened again.
+    /// Ends when there are other partitions than at the beginning, or another topic has the name of one, so that the
+    /// session is opened again.
     async fn watch(
         &self,
         consumer: &Consumer,
-        counts: BTreeMap<String, usize>,
+        topics: BTreeMap<String, FoundTopic>,
         interval: Duration,
     ) -> Result<(), IngestError> {
         let mut last = Instant::now();
@@ -242,8 +303,8 @@ impl KafkaSession<'_> {
                 let found = cluster::topic(consumer, &topic.topic).await;
                 // Brokers that do not answer are told of by what reads from them.
                 let Ok(found) = found else { continue };
-                let count = found.map_or(0, |found| found.partition_count());
-                if count != counts.get(&topic.topic).copied().unwrap_or(0) {
+                let found = found.as_ref().map(cluster::found_topic);
+                if found.as_ref() != topics.get(&topic.topic) {
                     return Err(IngestError::CatalogOutdated);
                 }
             }
@@ -266,7 +327,11 @@ fn entry(topic: &KafkaTopicConfig, record: &ConsumerRecord, now: DateTime<Utc>) 
     }
 }
 
-async fn append(offsets: &OffsetStore, entries: &[Entry]) -> Result<(), IngestError> {
+async fn append(
+    offsets: &OffsetStore,
+    entries: &[Entry],
+    reached: &BTreeMap<Partition, i64>,
+) -> Result<(), IngestError> {
     let (mut rows, mut next, mut gaps) = (RowBatch::default(), BTreeMap::new(), Vec::new());
     for entry in entries {
         next.insert(entry.partition.clone(), entry.offset + 1);
@@ -280,6 +345,7 @@ async fn append(offsets: &OffsetStore, entries: &[Entry]) -> Result<(), IngestEr
             }),
         }
     }
+    next.extend(reached.clone());
     offsets.append(rows, &next, &gaps).await
 }
 

@@ -1,4 +1,5 @@
-//! Offsets of the topics of a source, saved with the rows up to them. This module owns `observer.source_offset`.
+//! Offsets of the topics of a source, saved with the rows up to them. Owns `observer.source_offset`, and writes to
+//! `observer.source` and `observer.source_gap` what is of topics.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -46,7 +47,7 @@ pub(super) struct OffsetStore {
     lease: Duration,
 }
 
-/// Returns a topic that has no offset, of a source that was read already.
+/// Returns a topic that the session which reads the source does not list.
 pub(super) async fn unread_topic(
     pool: &PgPool,
     name: &str,
@@ -54,8 +55,7 @@ pub(super) async fn unread_topic(
 ) -> Result<Option<String>, IngestError> {
     sqlx::query_scalar(
         "select wanted from observer.source s, unnest($2::text[]) as wanted
-         where s.name = $1 and s.cluster is not null
-             and not exists (select from observer.source_offset o where o.name = s.name and o.topic = wanted)
+         where s.name = $1 and wanted <> all (s.topics)
          order by wanted limit 1",
     )
     .bind(name)
@@ -128,24 +128,26 @@ impl OffsetStore {
         Ok((cluster, offsets.collect()))
     }
 
-    /// Records the cluster, where partitions begin, and what is lost before that.
+    /// Records the cluster, the topics that are listed, where partitions begin, and what is lost before that.
     pub(super) async fn begin(
         &self,
-        cluster: &str,
+        (cluster, topics): (&str, &[&str]),
         offsets: &BTreeMap<Partition, SavedOffset>,
         lost: &[Gap],
     ) -> Result<(), IngestError> {
         let mut tx = sql_transaction::begin(&self.pool)
             .await
             .map_err(IngestError::Log)?;
-        let own =
-            sqlx::query("update observer.source set cluster = $3 where name = $1 and epoch = $2")
-                .bind(&self.name)
-                .bind(self.epoch)
-                .bind(cluster)
-                .execute(&mut *tx)
-                .await
-                .map_err(IngestError::Log)?;
+        let own = sqlx::query(
+            "update observer.source set cluster = $3, topics = $4 where name = $1 and epoch = $2",
+        )
+        .bind(&self.name)
+        .bind(self.epoch)
+        .bind(cluster)
+        .bind(topics)
+        .execute(&mut *tx)
+        .await
+        .map_err(IngestError::Log)?;
         fenced_if(own.rows_affected() == 0)?;
         sqlx::query(
             "insert into observer.source_offset (name, topic, partition, topic_id, next_offset)

@@ -76,8 +76,12 @@ fn change(
     value: &RawValue,
 ) -> Result<LogRow, Malformed> {
     let members = fields(value.get()).ok_or(Malformed::NoChange)?;
-    let envelope = Envelope::of(&members).ok_or(Malformed::NoChange)?;
+    let envelope = Envelope::of_any(&members).ok_or(Malformed::NoChange)?;
     let operation = envelope.operation();
+    let has_image = envelope.before.is_some() || envelope.after.is_some();
+    if !has_image && !matches!(operation, 't' | 'c') {
+        return Err(Malformed::NoChange);
+    }
     let images = match operation {
         'c' => (None, Some(value)),
         _ => envelope.images(),

@@ -97,6 +97,10 @@ fn operations_are_those_of_debezium() {
     ] {
         assert_eq!(read(op), (code, entity(), key.clone(), images.0, images.1));
     }
+    let message =
+        r#"{"op": "m", "message": {"prefix": "p", "content": "YQ=="}, "source": {"schema": ""}}"#;
+    let message = read_texts(&topic(TopicContents::Debezium), None, Some(message));
+    assert_eq!(message.unwrap().unwrap().operation, 'c');
     assert_eq!(read("t"), ('t', entity(), None, None, None));
     let other = read("m");
     assert_eq!(other.0, 'c');
@@ -172,7 +176,13 @@ fn what_is_no_event_says_why() {
         |topic: &KafkaTopicConfig, value: &str| read_texts(topic, None, Some(value)).unwrap_err();
     assert_eq!(why(&changes, "\u{1}avro"), Malformed::NotJson);
     assert_eq!(why(&changes, "{} {}"), Malformed::NotJson);
-    for value in ["[]", "7", r#"{"id": 7}"#, r#"{"op": 7, "after": {}}"#] {
+    for value in [
+        "[]",
+        "7",
+        r#"{"id": 7}"#,
+        r#"{"op": 7, "after": {}}"#,
+        r#"{"op": "c"}"#,
+    ] {
         assert_eq!(why(&changes, value), Malformed::NoChange, "{value}");
     }
     let keyed = KafkaTopicConfig {
