@@ -31,7 +31,17 @@ pub struct Kafka {
 
 impl Kafka {
     /// With the certificate and the key of the broker, and the authority of its clients.
-    pub async fn start((chain, key): &(String, String), ca: &str) -> Self {
+    pub async fn start(certificate: &(String, String), ca: &str) -> Self {
+        for _ in 0..3 {
+            // Another process may have taken a port meanwhile; then it ends at once.
+            if let Some(server) = Self::try_start(certificate, ca).await {
+                return server;
+            }
+        }
+        panic!("the broker has ended each time")
+    }
+
+    async fn try_start((chain, key): &(String, String), ca: &str) -> Option<Self> {
         let ports = [0; 3].map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
         let [port, tls_port, controller] = ports
             .each_ref()
@@ -83,16 +93,15 @@ impl Kafka {
             folder,
             child,
         };
-        server.answers().await;
-        server
+        server.answers().await.then_some(server)
     }
 
-    /// Waits until the broker answers; fails when it ends.
-    async fn answers(&mut self) {
+    /// Waits until the broker answers, or ends. Returns whether it answers.
+    async fn answers(&mut self) -> bool {
         let port = self.port;
         tokio::select! {
-            _ = connect(port) => {}
-            ended = self.child.wait() => panic!("the broker has ended: {ended:?}"),
+            _ = connect(port) => true,
+            _ended = self.child.wait() => false,
         }
     }
 
@@ -149,7 +158,7 @@ impl Kafka {
     /// Starts it again, with the data that it had.
     pub async fn resume(&mut self) {
         self.child = run(&self.folder);
-        self.answers().await;
+        assert!(self.answers().await, "the broker has ended");
     }
 }
 
