@@ -6,9 +6,9 @@
 //! its snapshot, and a row is passed over if there is a change of its key that the snapshot has not seen.
 //!
 //! Which of the two comes first depends on the windows that a reader divides the log into, and the process that takes
-//! over a shard divides it in another way than the one before. So no window is asked: a change that is committed now
-//! stays committed, and whoever reads the row later passes over it, too. Only changes that were logged before all
-//! know of the page can come before it, up to an id that is settled once.
+//! over a shard divides it in another way than the one before. So windows do not decide: a change that is committed now
+//! stays committed, and later readers skip the row as well. Only changes that were logged before the page was visible
+//! can precede it, up to an id that is stored once.
 
 use std::collections::HashMap;
 

@@ -107,10 +107,12 @@ pub(super) async fn begin(
         .into_iter()
         .map(|(partition, saved)| (partition, saved.next))
         .collect();
-    for name in topics.keys() {
-        let numbers = next.keys().filter(|(topic, _)| topic == name);
-        let numbers = numbers.map(|(_, number)| *number).collect();
-        consumer.assign(name, numbers).await?;
+    let mut assigned = BTreeMap::<&str, Vec<i32>>::new();
+    for (topic, number) in next.keys() {
+        assigned.entry(topic).or_default().push(*number);
+    }
+    for (topic, numbers) in assigned {
+        consumer.assign(topic, numbers).await?;
     }
     let places = next
         .iter()

@@ -26,7 +26,7 @@ const METADATA_AGE: Duration = Duration::from_secs(15);
 const FETCH_BYTES: i32 = 8 << 20;
 const PARTITION_BYTES: i32 = 1 << 20;
 
-/// Records that are read ahead of those that are saved.
+/// Most records that are fetched before they are needed.
 const READ_AHEAD: i32 = 2000;
 
 /// Partitions whose offsets are asked for at once.
@@ -105,7 +105,7 @@ pub(super) async fn topic(
     Ok(found.filter(|topic| topic.partition_count() > 0))
 }
 
-/// Asks for the offsets of the partitions of a topic. Returns those that have no leader, or fail in another way, too.
+/// Asks for the offsets of a topic's partitions. Also returns the partitions that failed, such as those without a leader.
 pub(super) async fn partitions(
     consumer: &Consumer,
     topic: &TopicInfo,

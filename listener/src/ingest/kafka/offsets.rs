@@ -24,12 +24,12 @@ pub(super) struct SavedOffset {
     pub(super) next: i64,
 }
 
-/// A run of records that are no events.
+/// A run of records that are lost, or are no events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Gap {
     /// The partition.
     pub(super) partition: Partition,
-    /// Why they are none.
+    /// Why.
     pub(super) reason: String,
     /// Offsets of the first and after the last.
     pub(super) offsets: (i64, i64),
@@ -95,6 +95,13 @@ const GAP_SQL: &str = "
     on conflict (name, topic, partition, reason) do update
     set to_offset = excluded.to_offset, records = g.records + excluded.records, recorded_at = clock_timestamp()";
 
+/// Topics and numbers of partitions, as statements take them.
+fn columns<'p>(partitions: impl Iterator<Item = &'p Partition>) -> (Vec<&'p str>, Vec<i32>) {
+    partitions
+        .map(|(topic, number)| (topic.as_str(), *number))
+        .unzip()
+}
+
 impl OffsetStore {
     /// The offsets of a source, under the epoch that this process claimed it with.
     pub(super) fn new(pool: PgPool, name: &str, epoch: i64, lease: Duration) -> Self {
@@ -149,6 +156,7 @@ impl OffsetStore {
         .await
         .map_err(IngestError::Log)?;
         fenced_if(own.rows_affected() == 0)?;
+        let (topics_of, partitions) = columns(offsets.keys());
         sqlx::query(
             "insert into observer.source_offset (name, topic, partition, topic_id, next_offset)
              select $1, r.* from unnest($2::text[], $3::integer[], $4::text[], $5::bigint[]) as r
@@ -156,18 +164,8 @@ impl OffsetStore {
              set topic_id = excluded.topic_id, next_offset = excluded.next_offset",
         )
         .bind(&self.name)
-        .bind(
-            offsets
-                .keys()
-                .map(|(topic, _)| &**topic)
-                .collect::<Vec<_>>(),
-        )
-        .bind(
-            offsets
-                .keys()
-                .map(|(_, partition)| *partition)
-                .collect::<Vec<_>>(),
-        )
+        .bind(topics_of)
+        .bind(partitions)
         .bind(
             offsets
                 .values()
@@ -189,6 +187,7 @@ impl OffsetStore {
         offsets: &BTreeMap<Partition, i64>,
         gaps: &[Gap],
     ) -> Result<(), IngestError> {
+        let (topics, partitions) = columns(offsets.keys());
         let mut tx = sql_transaction::begin(&self.pool)
             .await
             .map_err(IngestError::Log)?;
@@ -197,18 +196,8 @@ impl OffsetStore {
             .bind(&self.name)
             .bind(self.epoch)
             .bind(interval(self.lease))
-            .bind(
-                offsets
-                    .keys()
-                    .map(|(topic, _)| &**topic)
-                    .collect::<Vec<_>>(),
-            )
-            .bind(
-                offsets
-                    .keys()
-                    .map(|(_, partition)| *partition)
-                    .collect::<Vec<_>>(),
-            )
+            .bind(topics)
+            .bind(partitions)
             .bind(offsets.values().copied().collect::<Vec<_>>())
             .fetch_one(&mut *tx)
             .await
@@ -227,10 +216,11 @@ impl OffsetStore {
             return Ok(());
         }
         let of = gaps.iter();
+        let (topics, partitions) = columns(of.clone().map(|gap| &gap.partition));
         sqlx::query(GAP_SQL)
             .bind(&self.name)
-            .bind(of.clone().map(|gap| &*gap.partition.0).collect::<Vec<_>>())
-            .bind(of.clone().map(|gap| gap.partition.1).collect::<Vec<_>>())
+            .bind(topics)
+            .bind(partitions)
             .bind(of.clone().map(|gap| &*gap.reason).collect::<Vec<_>>())
             .bind(of.clone().map(|gap| gap.offsets.0).collect::<Vec<_>>())
             .bind(of.clone().map(|gap| gap.offsets.1).collect::<Vec<_>>())

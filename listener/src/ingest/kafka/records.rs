@@ -52,11 +52,13 @@ pub(super) fn read(
     now: DateTime<Utc>,
 ) -> Result<Option<LogRow>, Malformed> {
     let value = record.value.map(json).transpose()?;
-    let value = value.map(without_schema);
-    let value = value.filter(|value| value.get() != "null");
+    let (value, members) = match value.map(without_schema) {
+        Some((value, members)) => (Some(value).filter(is_there), members),
+        None => (None, None),
+    };
     let row = match (topic.contents, value) {
         (TopicContents::Debezium, None) => return Ok(None),
-        (TopicContents::Debezium, Some(value)) => change(topic, record, value)?,
+        (TopicContents::Debezium, Some(value)) => change(topic, record, (value, members))?,
         (TopicContents::Rows, None) => row(topic, record, 'd', (None, None))?,
         (TopicContents::Rows, value) => row(topic, record, 'u', (None, value))?,
         (TopicContents::Events, value) => row(topic, record, 'c', (None, value))?,
@@ -73,9 +75,9 @@ pub(super) fn read(
 fn change(
     topic: &KafkaTopicConfig,
     record: Record<'_>,
-    value: &RawValue,
+    (value, members): (&RawValue, Option<Fields<'_>>),
 ) -> Result<LogRow, Malformed> {
-    let members = fields(value.get()).ok_or(Malformed::NoChange)?;
+    let members = members.ok_or(Malformed::NoChange)?;
     let envelope = Envelope::of_any(&members).ok_or(Malformed::NoChange)?;
     let operation = envelope.operation();
     let has_image = envelope.before.is_some() || envelope.after.is_some();
@@ -147,7 +149,7 @@ fn record_key(bytes: &[u8]) -> Option<String> {
     let Ok(value) = serde_json::from_str::<&RawValue>(text) else {
         return Some(text.to_owned());
     };
-    let value = without_schema(value);
+    let (value, _) = without_schema(value);
     let Ok(Members(members)) = serde_json::from_str(value.get()) else {
         return text_of(value);
     };
@@ -161,14 +163,17 @@ fn json(bytes: &[u8]) -> Result<&RawValue, Malformed> {
     serde_json::from_slice(bytes).map_err(|_| Malformed::NotJson)
 }
 
-/// The value itself, where a converter has written it together with its schema.
-fn without_schema(value: &RawValue) -> &RawValue {
+/// The value itself, where a converter has written it together with its schema, and its members if it is an object.
+fn without_schema(value: &RawValue) -> (&RawValue, Option<Fields<'_>>) {
     let members = fields(value.get());
     let payload = members
         .as_ref()
-        .filter(|members| members.len() == 2 && members.contains_key("schema"));
-    let payload = payload.and_then(|members: &Fields<'_>| members.get("payload").copied());
-    payload.unwrap_or(value)
+        .filter(|members| members.len() == 2 && members.contains_key("schema"))
+        .and_then(|members| members.get("payload").copied());
+    match payload {
+        Some(payload) => (payload, fields(payload.get())),
+        None => (value, members),
+    }
 }
 
 /// Values of the members of a JSON object, in their order.
