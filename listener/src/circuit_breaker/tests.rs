@@ -1,6 +1,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use proptest::prelude::*;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 use super::*;
 
@@ -290,21 +292,36 @@ impl Model {
     }
 }
 
-proptest! {
-    /// A receiver that takes one in five is left alone for a moment at most, now and then.
-    #[test]
-    fn a_mix_never_keeps_it_open(draws in proptest::collection::vec((0_u8..100, 0.0_f64..1.0), 2000), share in 20_u8..100) {
-        let mut model = Model::new();
-        let begun = model.now;
-        for (draw, random) in &draws {
-            model.deliver(*draw < share, *random);
+/// A receiver that takes one in five is left alone for a moment at most, now and then: in the mean of
+/// many runs, since any one of them may be as unlucky as it likes.
+#[test]
+fn a_mix_never_keeps_it_open() {
+    const RUNS: u32 = 64;
+    const DELIVERIES: u32 = 2000;
+    for share in [0.2, 0.3, 0.5, 0.8, 0.95] {
+        let mut random = StdRng::seed_from_u64(1);
+        let mut held = Duration::ZERO;
+        for _ in 0..RUNS {
+            let mut model = Model::new();
+            let mut good = 0;
+            for _ in 0..DELIVERIES {
+                let works = random.random_bool(share);
+                good += u32::from(works);
+                model.deliver(works, random.random());
+            }
+            assert_eq!(model.delivered, good, "share {share}");
+            held += model.held;
         }
-        let all = model.now - begun;
-        prop_assert!(model.held < Duration::from_mins(2), "held for {:?} of {all:?}", model.held);
-        let draws = draws.iter().filter(|(draw, _)| *draw < share).count();
-        prop_assert_eq!(model.delivered as usize, draws);
+        let mean = held / RUNS;
+        println!("share {share}: held {mean:?}");
+        assert!(
+            mean < Duration::from_secs(30),
+            "share {share}: held {mean:?}"
+        );
     }
+}
 
+proptest! {
     /// However a receiver did before, as long as it was well at the end, an outage is noticed.
     #[test]
     fn an_outage_opens_it(before in proptest::collection::vec(0_u8..10, 0..500)) {
