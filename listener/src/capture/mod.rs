@@ -7,7 +7,7 @@
 pub(crate) mod backfilled;
 pub mod change_log;
 pub(crate) mod changed_keys;
-pub(crate) mod notifications;
+pub mod notifications;
 pub mod poll_loop;
 pub mod position;
 pub mod reader;

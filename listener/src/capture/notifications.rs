@@ -3,7 +3,7 @@
 //! A source that is the only writer of the log sends them; triggers do not, as that would have all writers
 //! commit one after the other. A notification that is missed costs a pause, as without any.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::PgPool;
@@ -16,21 +16,48 @@ pub(crate) const CHANNEL: &str = "observer_change_log";
 /// Pause before another connection is made.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Wakes readers when something was appended. Does not end.
-pub(crate) async fn follow(pool: PgPool, wake: Arc<Notify>) {
-    loop {
-        if let Err(error) = listen(&pool, &wake).await {
-            tracing::debug!(%error, "no notifications of appended events; retrying");
-        }
-        tokio::time::sleep(RETRY).await;
-    }
+/// What a reader is told of appended events.
+#[derive(Debug, Default)]
+pub struct AppendNotifications {
+    wake: Notify,
+    connected: AtomicBool,
 }
 
-async fn listen(pool: &PgPool, wake: &Notify) -> Result<(), sqlx::Error> {
-    let mut listener = PgListener::connect_with(pool).await?;
-    listener.listen(CHANNEL).await?;
-    loop {
-        listener.recv().await?;
-        wake.notify_one();
+impl AppendNotifications {
+    /// Wakes the reader when something was appended. Does not end.
+    pub(crate) async fn follow(&self, pool: PgPool) {
+        loop {
+            if let Err(error) = self.listen(&pool).await {
+                tracing::debug!(%error, "no notifications of appended events; retrying");
+            }
+            self.connected.store(false, Ordering::Relaxed);
+            // What it waits for may not be told any more.
+            self.wake.notify_one();
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn listen(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
+        let mut listener = PgListener::connect_with(pool).await?;
+        listener.listen(CHANNEL).await?;
+        self.connected.store(true, Ordering::Relaxed);
+        loop {
+            // Before the first one: something may have been appended since the reader looked last.
+            self.wake.notify_one();
+            if listener.try_recv().await?.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Returns whether appended events are told of now.
+    #[must_use]
+    pub(crate) fn are_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
+    }
+
+    /// Waits until something was appended.
+    pub(crate) async fn appended(&self) {
+        self.wake.notified().await;
     }
 }

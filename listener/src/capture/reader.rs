@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::change_log::{ChangeLog, ChangeRecord, LogError, MAX_SCANNED, ShardFilter};
+use super::notifications::AppendNotifications;
 use super::position::{LogBound, Position, ReadOrder, ReadPlan, Window, next_read};
 
 /// While nothing is read, positions are reported for saving only after this many transactions, so
@@ -106,7 +106,7 @@ pub struct LogReader {
     reported_backlog: u64,
     order: ReadOrder,
     /// Told when something was appended, by sources that say so.
-    appended: Arc<Notify>,
+    notifications: Arc<AppendNotifications>,
 }
 
 /// A range to read, and the shards to read it for.
@@ -128,19 +128,22 @@ impl LogReader {
             last_reported: (0, Instant::now()),
             reported_backlog: 0,
             order: ReadOrder::Lagging,
-            appended: Arc::default(),
+            notifications: Arc::default(),
         }
     }
 
     /// Returns it with what it is told by when something was appended.
     #[must_use]
-    pub fn woken_by(self, appended: Arc<Notify>) -> Self {
-        Self { appended, ..self }
+    pub fn woken_by(self, notifications: Arc<AppendNotifications>) -> Self {
+        Self {
+            notifications,
+            ..self
+        }
     }
 
-    /// Waits until something was appended, as far as it is told.
-    pub(crate) async fn woken(&self) {
-        self.appended.notified().await;
+    /// Returns what tells of appended events.
+    pub(crate) fn notifications(&self) -> &AppendNotifications {
+        &self.notifications
     }
 
     /// Returns whether no shard is assigned.

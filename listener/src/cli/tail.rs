@@ -146,7 +146,7 @@ async fn read(mut reader: LogTail, records: mpsc::Sender<ChangeRecord>) -> Resul
                 }
             }
             TailStep::Idle => {
-                tokio::time::sleep(poll_pause(last_event.elapsed(), LONGEST_PAUSE)).await;
+                tokio::time::sleep(poll_pause(last_event.elapsed(), LONGEST_PAUSE, false)).await;
             }
             TailStep::Reset => logs::say(
                 "the database has gone back in time, or another has taken its place: going on with what it commits from \

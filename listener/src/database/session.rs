@@ -24,13 +24,19 @@ const WRITE_DESPITE_ROLE: &str = "
     from pg_catalog.pg_settings
     where name = 'default_transaction_read_only' and source in ('user', 'database user')";
 
-/// Whether the server is a standby, whether transactions are read-only, and which setting makes them so.
+/// Whether the server is a standby, and whether transactions are read-only.
 const WRITABLE: &str = "
-    select pg_catalog.pg_is_in_recovery(), s.setting = 'on', s.source
-    from pg_catalog.pg_settings s where s.name = 'transaction_read_only'
-    union all
-    select null, s.setting = 'on', s.source
-    from pg_catalog.pg_settings s where s.name = 'default_transaction_read_only'";
+    select pg_catalog.pg_is_in_recovery(),
+        pg_catalog.current_setting('transaction_read_only')::bool
+        or pg_catalog.current_setting('default_transaction_read_only')::bool";
+
+/// Which setting makes transactions read-only. It reads all settings, which is too much for each check.
+const READ_ONLY_BY: &str = "
+    select s.source
+    from pg_catalog.pg_settings s
+    where s.name in ('default_transaction_read_only', 'transaction_read_only') and s.setting = 'on'
+    order by s.name
+    limit 1";
 
 /// Why a server takes no writes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -96,19 +102,18 @@ pub(crate) async fn write_despite_role(connection: &mut PgConnection) -> Result<
 
 /// Returns why the server takes no writes now, if so.
 async fn check_writable(connection: &mut PgConnection) -> Result<Option<Unwritable>, sqlx::Error> {
-    let rows = sqlx::query(WRITABLE).fetch_all(connection).await?;
-    let mut by = String::from("the session");
-    let mut read_only = false;
-    for row in &rows {
-        if row.try_get::<Option<bool>, _>(0)? == Some(true) {
-            return Ok(Some(Unwritable::Standby));
-        }
-        if row.try_get(1)? {
-            read_only = true;
-            by = row.try_get(2)?;
-        }
+    let row = sqlx::query(WRITABLE).fetch_one(&mut *connection).await?;
+    if row.try_get(0)? {
+        return Ok(Some(Unwritable::Standby));
     }
-    Ok(read_only.then_some(Unwritable::ReadOnly(by)))
+    if !row.try_get::<bool, _>(1)? {
+        return Ok(None);
+    }
+    let by: Option<String> = sqlx::query_scalar(READ_ONLY_BY)
+        .fetch_optional(connection)
+        .await?;
+    let by = by.unwrap_or_else(|| String::from("the session"));
+    Ok(Some(Unwritable::ReadOnly(by)))
 }
 
 /// When a pool was checked last, and which of its connections are discarded.

@@ -30,6 +30,7 @@ use super::shard_worker::ShardWorker;
 use super::tracking_watch::ReportedFindings;
 use crate::cache::follower::Follower;
 use crate::capture::change_log::LogError;
+use crate::capture::notifications::AppendNotifications;
 use crate::capture::poll_loop::poll_loop;
 use crate::capture::reader::{Assignment, LogReader, ReaderIdentity};
 use crate::coordination::heartbeat::NewerConfig;
@@ -125,7 +126,7 @@ impl SessionContext<'_> {
     async fn run_shards(
         &self,
         mut database: DatabaseContext,
-        (history, changes, appended): (&History, &Arc<Follower>, &Arc<Notify>),
+        (history, changes, appended): (&History, &Arc<Follower>, &Arc<AppendNotifications>),
         stop: &CancellationToken,
     ) -> Result<(), RunError> {
         let metrics = &self.sources.metrics;
@@ -194,7 +195,7 @@ impl<'a> ShardRuntime<'a> {
         session: &'a SessionContext<'a>,
         database: &'a DatabaseContext,
         (history, changes): (&'a History, &Arc<Follower>),
-        (jobs_added, appended): (&Arc<Notify>, &Arc<Notify>),
+        (jobs_added, appended): (&Arc<Notify>, &Arc<AppendNotifications>),
     ) -> Self {
         let (listener, sources) = (session.listener, session.sources);
         let name: Arc<str> = Arc::from(listener.identity());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crds::config::SourceConfig;
 use sqlx::PgPool;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +18,8 @@ use super::session::SessionContext;
 use super::tracking_watch::{self, Captured};
 use crate::backfill::{BackfillStore, Backfiller, PageScope};
 use crate::cache::follower::Follower;
-use crate::capture::{notifications, retention};
+use crate::capture::notifications::AppendNotifications;
+use crate::capture::retention;
 use crate::coordination::heartbeat::{Heartbeat, NewerConfig};
 use crate::database::{self, DatabaseError};
 use crate::dead_letters::retention as dead_letter_retention;
@@ -162,7 +163,8 @@ impl SessionContext<'_> {
             reporter: Arc::clone(&self.sources.reporter),
         };
         tasks.ingester = Some(AbortOnDropHandle::new(tokio::spawn(ingester.run(stop))));
-        let following = notifications::follow(pool, Arc::clone(&tasks.appended));
+        let appended = Arc::clone(&tasks.appended);
+        let following = async move { appended.follow(pool).await };
         tasks.follower = Some(AbortOnDropHandle::new(tokio::spawn(following)));
         Ok(tasks)
     }
@@ -198,7 +200,7 @@ impl SessionContext<'_> {
 /// What fills the change log, and tells of it.
 pub(super) struct SourceTasks {
     /// Told when something was appended.
-    pub(super) appended: Arc<Notify>,
+    pub(super) appended: Arc<AppendNotifications>,
     stop: CancellationToken,
     /// Reads a source, or backfills where triggers fill the log.
     ingester: Option<AbortOnDropHandle<()>>,
