@@ -5,11 +5,10 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use sqlx::AssertSqlSafe;
-
 use crate::enrich::{answers, lookup};
 use crate::support::listener::{Config, Process};
 use crate::support::probe::free_address;
+use crate::support::tls::speak_tls;
 use crate::support::told::letters;
 use crate::support::{TestDb, amounts_to, database, eventually, own_database, own_server};
 use testkit::certs::Certs;
@@ -283,38 +282,11 @@ async fn private_ca_is_verified_and_client_certificate_is_sent() {
     let certs = Certs::make();
     let db = orders().await;
     let (server, pool) = own_server().await;
-    let folder: String = sqlx::query_scalar("show data_directory")
-        .fetch_one(&pool)
+    speak_tls(&pool, &certs).await;
+    sqlx::query("create table proof (encrypted bool, dn text)")
+        .execute(&pool)
         .await
         .unwrap();
-    let run = async |sql: String| {
-        let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&pool).await;
-        done.unwrap();
-    };
-    let (certificate, key) = &certs.server;
-    for (name, pem) in [
-        ("server.crt", certificate),
-        ("server.key", key),
-        ("root.crt", &certs.ca),
-    ] {
-        let lines = format!("select unnest(string_to_array('{pem}', e'\\n'))");
-        // Nobody else may read a key.
-        run(format!(
-            "copy ({lines}) to program 'umask 077; cat >{folder}/{name}'"
-        ))
-        .await;
-    }
-    run("alter system set ssl_ca_file = 'root.crt'".to_owned()).await;
-    run("alter system set ssl = on".to_owned()).await;
-    run("create table proof (encrypted bool, dn text); select pg_reload_conf()".to_owned()).await;
-    eventually("it offers TLS", async || {
-        let on = sqlx::query_scalar::<_, String>("show ssl")
-            .fetch_one(&pool)
-            .await
-            .unwrap();
-        (on == "on").then_some(())
-    })
-    .await;
     let url = server.url("postgres").replace("127.0.0.1", "localhost");
     let line = |pem: &str| format!("{{value: \"{}\"}}", pem.replace('\n', "\\n"));
     let tls = |certs: &Certs| {

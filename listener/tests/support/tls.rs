@@ -5,11 +5,14 @@ use std::sync::Arc;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use sqlx::{AssertSqlSafe, PgPool};
 use testkit::certs::Certs;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
+
+use super::eventually;
 
 /// Settings of a server with the certificate for this machine.
 pub(crate) fn server_settings(certs: &Certs) -> Arc<ServerConfig> {
@@ -22,6 +25,42 @@ pub(crate) fn server_settings(certs: &Certs) -> Arc<ServerConfig> {
         .with_no_client_auth()
         .with_single_cert(vec![chain], key);
     Arc::new(settings.unwrap())
+}
+
+/// Lets a Postgres server of one's own offer TLS, and check certificates of clients that send one.
+pub(crate) async fn speak_tls(pool: &PgPool, certs: &Certs) {
+    let folder: String = sqlx::query_scalar("show data_directory")
+        .fetch_one(pool)
+        .await
+        .unwrap();
+    let run = async |sql: String| {
+        let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await;
+        done.unwrap();
+    };
+    let (certificate, key) = &certs.server;
+    for (name, pem) in [
+        ("server.crt", certificate),
+        ("server.key", key),
+        ("root.crt", &certs.ca),
+    ] {
+        let lines = format!("select unnest(string_to_array('{pem}', e'\\n'))");
+        // Nobody else may read a key.
+        run(format!(
+            "copy ({lines}) to program 'umask 077; cat >{folder}/{name}'"
+        ))
+        .await;
+    }
+    run("alter system set ssl_ca_file = 'root.crt'".to_owned()).await;
+    run("alter system set ssl = on".to_owned()).await;
+    run("select pg_reload_conf()".to_owned()).await;
+    eventually("it offers TLS", async || {
+        let on = sqlx::query_scalar::<_, String>("show ssl")
+            .fetch_one(pool)
+            .await
+            .unwrap();
+        (on == "on").then_some(())
+    })
+    .await;
 }
 
 /// A proxy that ends TLS before a server on the loopback address; dropped, it is there no more.
