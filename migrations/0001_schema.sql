@@ -582,6 +582,8 @@ create table observer.backfill_page (
     snapshot pg_snapshot,
     -- below the ids of all that had not begun then
     low_id bigint,
+    -- what tells rows of one key apart; nothing where the key does
+    row_columns text[],
     -- not below those of all that was logged before others knew of the page; set once it is committed
     high_id bigint
 );

@@ -10,7 +10,8 @@ use testkit::http_sink::{Behaviour, Sink};
 use testkit::seed::seed;
 
 use crate::support::backfills::{
-    ALL_OPERATIONS, backfill, goes_on_after_kills, never_older, start,
+    ALL_OPERATIONS, SHARED_KEY, backfill, goes_on_after_kills, never_older,
+    rows_of_one_key_are_all_told, start,
 };
 use crate::support::fleet::{LONG_LEASE, SHORT_LEASE, files};
 use crate::support::listener::{Config, Process, observer};
@@ -130,6 +131,16 @@ const SLOW_PAGES: &str = "
     end $$;
     create trigger slow before update on observer.backfill for each row execute function slow()";
 
+/// Waits until a page is read and not committed.
+async fn a_page_is_written(db: &TestDb) {
+    eventually("the page is being written", async || {
+        let writing = "select count(*) from pg_stat_activity
+                       where wait_event = 'PgSleep' and datname = current_database()";
+        (db.value::<i64>(writing).await == 1).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_change_meanwhile_are_never_older() {
     let (db, seed) = (database().await, seed());
@@ -162,6 +173,72 @@ async fn rows_that_change_meanwhile_are_never_older() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rows_that_share_a_key_are_told_apart() {
+    let (db, seed) = (database().await, seed());
+    make_table(&db.pool).await;
+    db.run(SHARED_KEY).await;
+    db.run("select observer.track('kv', key => '{lane}')").await;
+    db.run(SLOW_PAGES).await;
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let config = counters(&db.url, LONG_LEASE, &sink);
+    config.change("  database:\n", "  startAt: Now\n  database:\n");
+    let mut process = Process::run(&config);
+    process.says("running").await;
+    let writers = Writers::start(&db.url, 6, seed);
+    rows_of_one_key_are_all_told(&db.pool, (&config, &sink), writers).await;
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changed_rows_that_share_a_key_are_passed_over_alone() {
+    let db = database().await;
+    db.run(
+        "create table items (id int primary key, org text, v int);
+         select observer.track('items', key => '{org}');
+         insert into items select n, 'a', 0 from generate_series(1, 10) n",
+    )
+    .await;
+    db.run(&SLOW_PAGES.replace("0.03", "1.5")).await;
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let config = Config::new(
+        &db.url,
+        LONG_LEASE,
+        &reading("public.items", "items", &sink, "/"),
+    );
+    config.change("  database:\n", "  startAt: Now\n  database:\n");
+    let mut process = Process::run(&config);
+    process.says("running").await;
+    let detached = ["start", "--yes", "--detach", "--table", "public.items"];
+    backfill(&config, &detached).await.ok();
+    a_page_is_written(&db).await;
+    db.run(
+        "delete from items where id = 1; update items set id = 20 where id = 2;
+         update items set org = 'b' where id = 3; update items set v = 1 where id = 4",
+    )
+    .await;
+    let reads = eventually("the other rows are told", async || {
+        let read = told(&sink)
+            .into_iter()
+            .filter(|one| one.body["operation"] == "Read");
+        let rows: Vec<i64> = read
+            .map(|one| one.body["new"]["id"].as_i64().unwrap())
+            .collect();
+        (rows.len() >= 6).then_some(rows)
+    })
+    .await;
+    assert_eq!(reads, [5, 6, 7, 8, 9, 10]);
+    db.run("select observer.track('items', key => '{org}', exclude => '{id}')")
+        .await;
+    let refused = backfill(&config, &["start", "--yes", "--table", "public.items"]).await;
+    let said = refused.said();
+    assert!(
+        said.contains("rows of public.items share keys, and the column id"),
+        "{said}"
+    );
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_that_are_deleted_or_moved_meanwhile_are_passed_over() {
     let db = database().await;
     db.run(
@@ -186,12 +263,7 @@ async fn rows_that_are_deleted_or_moved_meanwhile_are_passed_over() {
     )
     .await
     .ok();
-    eventually("the page is being written", async || {
-        let writing = "select count(*) from pg_stat_activity
-                       where wait_event = 'PgSleep' and datname = current_database()";
-        (db.value::<i64>(writing).await == 1).then_some(())
-    })
-    .await;
+    a_page_is_written(&db).await;
     db.run(
         "delete from items where id = 1; update items set id = 20 where id = 2;
          update items set org = 'b' where id = 3; update items set v = 1 where id = 4;

@@ -58,6 +58,23 @@ pub(crate) enum PageError {
     /// Its rows have another order than before.
     #[error("the key of {0} has other columns than when the backfill began: start another one")]
     OtherKey(String),
+    /// Changes of a row cannot be told from those of others.
+    #[error(
+        "rows of {table} share keys, and the column {column}, which tells them apart, is left out of their events: end \
+         its exclusion, or make it part of the key, and start another backfill"
+    )]
+    Hidden {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+    },
+    /// As before, for want of images.
+    #[error(
+        "rows of {0} share keys, and changes do not have the whole row before them, by which they are told apart: run \
+         alter table {0} replica identity full, and resume it"
+    )]
+    PartialImages(String),
     /// The source does not send its changes.
     #[error(
         "{table} is not in the publication {publication}, so changes beside the backfill would be missing: add it, as by \
@@ -82,6 +99,8 @@ impl PageError {
             Self::Table(_)
             | Self::NotTracked(_)
             | Self::OtherKey(_)
+            | Self::Hidden { .. }
+            | Self::PartialImages(_)
             | Self::NotPublished { .. } => true,
         }
     }
@@ -228,8 +247,10 @@ impl Backfiller {
             sqlx::query_scalar("select observer.low_watermark()").fetch_one(&self.store.pool);
         let low_id: i64 = low_id.await?;
         let mut tx = begin_read(&self.store.pool, "read write").await?;
-        let xid = BackfillStore::begin_page(&mut tx, claimed, Some(low_id)).await?;
-        let page = append(&mut tx, claimed, table, most).await?;
+        let (found, tracked) = look(&mut tx, claimed, table).await?;
+        let compared = Some((low_id, tracked.row_columns.clone()));
+        let xid = BackfillStore::begin_page(&mut tx, claimed, compared).await?;
+        let page = append(&mut tx, claimed, (found, tracked), most).await?;
         let is_own = match self.store.finish_page(&mut tx, claimed, &page).await {
             // It was cancelled, or taken over.
             Err(error) if has_code(&error, &["40001"]) => false,
@@ -277,35 +298,68 @@ pub(crate) async fn begin_read(
     Ok(tx)
 }
 
-/// Appends the next rows to the change log, as the table's triggers would log them.
-async fn append(
+/// How a table is tracked.
+struct TrackedTable {
+    key: Vec<String>,
+    tenant: Option<String>,
+    /// Columns as SQL selects them, if some are left out.
+    visible: Option<String>,
+    /// What tells rows of one key apart.
+    row_columns: Option<Vec<String>>,
+}
+
+/// Returns the table of a backfill, as it was found before if it is still so.
+async fn look<'t>(
     tx: &mut PgConnection,
     claimed: &ClaimedBackfill,
-    known: &mut Option<KeyedTable>,
-    most: u32,
-) -> Result<PageProgress, PageError> {
+    known: &'t mut Option<KeyedTable>,
+) -> Result<(&'t KeyedTable, TrackedTable), PageError> {
     let backfill = &claimed.backfill;
     let table = match known.take() {
         Some(table) if table.is_current(tx).await? => table,
         _ => KeyedTable::find(tx, &backfill.entity).await?,
     };
     let tracked = sqlx::query(
-        "select (options ->> 'key')::text[], options ->> 'tenant', observer.visible_columns($1, options)
+        "select (options ->> 'key')::text[], options ->> 'tenant', observer.visible_columns($1, options),
+             coalesce((options ->> 'exclude')::text[], '{}')
          from (select observer.options_of($1)) as o (options) where options is not null",
     )
     .bind(Oid(table.oid))
     .fetch_optional(&mut *tx)
     .await?;
     let tracked = tracked.ok_or_else(|| PageError::NotTracked(backfill.entity.clone()))?;
-    let (key, tenant): (Vec<String>, Option<String>) = (tracked.try_get(0)?, tracked.try_get(1)?);
-    let visible: Option<String> = tracked.try_get(2)?;
-    let page = table.page(&backfill.filters, claimed.last_key.is_none(), None)?;
     if !table.has_key(claimed.key_columns.as_ref()) {
         return Err(PageError::OtherKey(backfill.entity.clone()));
     }
-    let table = known.insert(table);
+    let (key, excluded): (Vec<String>, Vec<String>) = (tracked.try_get(0)?, tracked.try_get(3)?);
+    let row_columns = table.beyond(&key);
+    let of = row_columns.as_deref().unwrap_or_default();
+    if let Some(hidden) = of.iter().find(|column| excluded.contains(column)) {
+        return Err(PageError::Hidden {
+            table: backfill.entity.clone(),
+            column: hidden.clone(),
+        });
+    }
+    let tracked = TrackedTable {
+        row_columns,
+        key,
+        tenant: tracked.try_get(1)?,
+        visible: tracked.try_get(2)?,
+    };
+    Ok((known.insert(table), tracked))
+}
+
+/// Appends the next rows to the change log, as the table's triggers would log them.
+async fn append(
+    tx: &mut PgConnection,
+    claimed: &ClaimedBackfill,
+    (table, tracked): (&KeyedTable, TrackedTable),
+    most: u32,
+) -> Result<PageProgress, PageError> {
+    let backfill = &claimed.backfill;
+    let page = table.page(&backfill.filters, claimed.last_key.is_none(), None)?;
     let most = table.bounded(most);
-    let image = visible.map_or_else(
+    let image = tracked.visible.map_or_else(
         || "row_to_json(t.*)".to_owned(),
         |columns| format!("(select row_to_json(visible.*) from (select {columns}) visible)"),
     );
@@ -330,8 +384,8 @@ async fn append(
         .bind(&claimed.last_key)
         .bind(values)
         .bind(i64::from(most))
-        .bind(key)
-        .bind(tenant)
+        .bind(tracked.key)
+        .bind(tracked.tenant)
         .bind(&backfill.entity)
         .fetch_one(&mut *tx)
         .await?;

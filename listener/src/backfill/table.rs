@@ -126,7 +126,7 @@ const KEY: &str = "
               select from unnest(i.indkey::smallint[]) with ordinality as k (number, n)
               join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.number
               where k.n <= i.indnkeyatts and not a.attnotnull)
-        order by not i.indisprimary, i.indnkeyatts, i.indexrelid limit 1
+        order by not i.indisprimary, not i.indisreplident, i.indnkeyatts, i.indexrelid limit 1
     ) chosen
     cross join unnest(chosen.columns) with ordinality as k (number, n)
     join pg_attribute a on a.attrelid = chosen.indrelid and a.attnum = k.number
@@ -220,6 +220,12 @@ impl KeyedTable {
     /// Whether rows are read by the columns that they were read by before, if they were.
     pub(crate) fn has_key(&self, before: Option<&Vec<String>>) -> bool {
         before.is_none_or(|before| *before == self.key_columns)
+    }
+
+    /// Returns the columns that tell rows of one key apart; nothing where the key of their events does.
+    pub(crate) fn beyond(&self, key: &[String]) -> Option<Vec<String>> {
+        let has_all = self.key_columns.iter().all(|column| key.contains(column));
+        (!has_all).then(|| self.key_columns.clone())
     }
 
     /// Returns how many rows a page may have that is to have this many, so that it is not too large.
@@ -347,6 +353,18 @@ mod tests {
             first.from,
             "from only public.orders t where true order by t.org, t.\"Id\" limit $3"
         );
+    }
+
+    #[test]
+    fn rows_are_told_apart_by_the_columns_that_their_key_lacks() {
+        let beyond = |key: &[&str]| {
+            let key: Vec<String> = key.iter().map(|&name| name.to_owned()).collect();
+            orders().beyond(&key)
+        };
+        let all = Some(vec!["org".to_owned(), "Id".to_owned()]);
+        assert_eq!(beyond(&["Id", "org"]), None);
+        assert_eq!(beyond(&["day", "org", "Id"]), None);
+        assert_eq!((beyond(&["org"]), beyond(&[])), (all.clone(), all));
     }
 
     #[test]

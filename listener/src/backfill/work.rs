@@ -165,20 +165,26 @@ impl BackfillStore {
     }
 
     /// Names the transaction as that of a page, and returns its xid. With a low id, its rows are compared with what its
-    /// snapshot has not seen.
+    /// snapshot has not seen, by these columns where rows share a key.
     pub(crate) async fn begin_page(
         connection: &mut PgConnection,
         claimed: &ClaimedBackfill,
-        low_id: Option<i64>,
+        compared: Option<(i64, Option<Vec<String>>)>,
     ) -> Result<String, sqlx::Error> {
+        let (low_id, row_columns) = match compared {
+            Some((low_id, row_columns)) => (Some(low_id), row_columns),
+            None => (None, None),
+        };
         sqlx::query_scalar(
-            "insert into observer.backfill_page (xid, listener, observer, snapshot, low_id)
-             values (pg_current_xact_id(), $1, $2, case when $3::bigint is not null then pg_current_snapshot() end, $3)
+            "insert into observer.backfill_page (xid, listener, observer, snapshot, low_id, row_columns)
+             values (pg_current_xact_id(), $1, $2, case when $3::bigint is not null then pg_current_snapshot() end, $3,
+                 $4)
              returning xid::text",
         )
         .bind(&claimed.listener)
         .bind(&claimed.backfill.observer)
         .bind(low_id)
+        .bind(row_columns)
         .fetch_one(connection)
         .await
     }

@@ -3,7 +3,8 @@
 //!
 //! A page of rows is written to the log a moment after it was read. A change that was committed in between may come
 //! before the page in the order of the log, and then the row is older than what was delivered. So a page is kept with
-//! its snapshot, and a row is passed over if there is a change of its key that the snapshot has not seen.
+//! its snapshot, and a row is passed over if there is a change of it that the snapshot has not seen. Where several rows
+//! have one key, the columns that the page was read by tell them apart, in the images of row and change.
 //!
 //! Which of the two comes first depends on the windows that a reader divides the log into, and the process that takes
 //! over a shard divides it in another way than the one before. So windows do not decide: a change that is committed now
@@ -31,35 +32,46 @@ const SETTLE_SQL: &str = "
 /// table is a change of all its keys.
 const CURRENT_SQL: &str = "
     with page as materialized (
-        select p.xid, p.observer, p.snapshot, p.low_id, p.high_id
+        select p.xid, p.observer, p.snapshot, p.low_id, p.high_id, p.row_columns
         from observer.backfill_page p
         where p.xid = any ($1::text[]::xid8[]) and ($2 = '' or p.listener in ($2, ''))
     ), row as materialized (
-        select * from unnest($1::text[]::xid8[], $3::bigint[], $4::integer[], $5::text[], $6::text[], $7::text[])
+        select r.*, p.observer, (
+                select observer.key_of(l.new, p.row_columns) from observer.change_log l
+                where p.row_columns is not null and l.xid = r.xid and l.id = r.id
+            ) as row
+        from unnest($1::text[]::xid8[], $3::bigint[], $4::integer[], $5::text[], $6::text[], $7::text[])
             as r (xid, id, hash, entity, key, tenant)
+        join page p on p.xid = r.xid
     ), unseen as materialized (
-        select p.xid as page, c.operation, c.hash, c.entity, c.key, c.tenant
+        select p.xid as page, c.operation, c.hash, c.entity, c.key, c.tenant, image.row
         from page p
         cross join lateral (
-            select c.operation, c.hash, c.entity, c.key, c.tenant from observer.change_log c
+            select c.operation, c.hash, c.entity, c.key, c.tenant, c.old, c.new from observer.change_log c
             where c.id > p.low_id and (p.high_id is null or c.id <= p.high_id)
               and c.xid >= pg_snapshot_xmax(p.snapshot)
             union all
-            select c.operation, c.hash, c.entity, c.key, c.tenant
+            select c.operation, c.hash, c.entity, c.key, c.tenant, c.old, c.new
             from pg_snapshot_xip(p.snapshot) as open (xid)
             join observer.change_log c on c.xid = open.xid
             where p.high_id is null or c.id <= p.high_id
         ) c
-        where c.operation not in ('r', 'c')
+        cross join lateral (
+            select null::text as row where p.row_columns is null or c.operation = 't'
+            union all
+            select observer.key_of(i.image, p.row_columns) from (values (c.old), (c.new)) as i (image)
+            where p.row_columns is not null and c.operation <> 't' and i.image is not null
+        ) image
+        where c.operation not in ('r', 'c') and c.entity in (select r.entity from row r where r.xid = p.xid)
     )
-    select r.id, p.observer
+    select r.id, r.observer
     from row r
-    join page p on p.xid = r.xid
     where not exists (
         select from unseen c
         where c.page = r.xid and c.entity = r.entity
           and (c.operation = 't'
-              or c.hash = r.hash and c.key is not distinct from r.key and c.tenant is not distinct from r.tenant))";
+              or c.hash = r.hash and c.key is not distinct from r.key and c.tenant is not distinct from r.tenant
+                 and c.row is not distinct from r.row))";
 
 /// Settles up to which id changes are compared with pages, once they are committed.
 pub(crate) async fn settle(pool: &PgPool, xids: &[String]) -> Result<(), sqlx::Error> {

@@ -67,8 +67,8 @@ pub(crate) enum PageEnd {
 /// What is asked of the reader of the log.
 #[derive(Debug)]
 pub(crate) enum PageRequest {
-    /// To take note of changes of this table from now on.
-    Begin(Arc<str>, oneshot::Sender<()>),
+    /// To take note of changes of this table from now on, by these columns where rows share a key.
+    Begin(Arc<str>, Option<Vec<String>>, oneshot::Sender<()>),
     /// To append a page when it has read so far.
     Append(Box<Page>, oneshot::Sender<PageEnd>),
 }
@@ -94,6 +94,8 @@ struct LoggedTable {
     columns: String,
     /// Which rows are published.
     condition: Option<String>,
+    /// What tells rows of one key apart; nothing where the key does.
+    row_columns: Option<Vec<String>>,
 }
 
 impl LoggedTable {
@@ -135,6 +137,13 @@ const PUBLISHED: &str = "
             and jsonb_typeof(p.published -> 'attnames') = 'array')
     where c.oid = $1
     group by p.published, n.nspname, c.relname";
+
+/// Whether all changes of a table have the whole row before them.
+const WHOLE_IMAGES: &str = "
+    select not exists (
+        select from pg_class m
+        where m.relreplident <> 'f' and m.relkind = 'r'
+          and m.oid in (select $1::oid union select relid from pg_partition_tree($1)))";
 
 /// Transactions that the session before this one may have read and that snapshots do not see yet: a commit is sent
 /// when it is on the disk, and seen when the standbys have it that it waits for.
@@ -235,13 +244,9 @@ impl PageReader {
             .map_err(IngestError::Log)?
         {
             let most = speed.begin();
-            let (told, noted) = oneshot::channel();
-            let begin = PageRequest::Begin(Arc::from(&*entity), told);
-            if self.requests.send(begin).await.is_err() || noted.await.is_err() {
-                return Ok(());
-            }
-            let page = match self.read(&claimed, &mut table, (pool, most)).await {
-                Ok(page) => page,
+            let page = match self.next_page(&claimed, &mut table, (pool, most)).await {
+                Ok(Some(page)) => page,
+                Ok(None) => return Ok(()),
                 Err(error) if error.is_permanent() => return self.fail(&claimed, &error).await,
                 Err(error) => {
                     speed.fail();
@@ -297,19 +302,48 @@ impl PageReader {
         end.await.ok()
     }
 
-    /// Reads the next page.
-    async fn read(
+    /// Reads the next page, while changes of the table are noted; nothing if the reader of the log has ended.
+    async fn next_page(
         &self,
         claimed: &ClaimedBackfill,
         known: &mut Option<LoggedTable>,
         (pool, most): (&PgPool, u32),
-    ) -> Result<Page, PageError> {
+    ) -> Result<Option<Page>, PageError> {
+        let entity = &claimed.backfill.entity;
+        loop {
+            let table = match known.take() {
+                Some(table) => table,
+                None => {
+                    let mut tx = begin_read(pool, "read only").await?;
+                    let table = self.table(&mut tx, entity).await?;
+                    tx.rollback().await?;
+                    table
+                }
+            };
+            let (told, noted) = oneshot::channel();
+            let columns = table.row_columns.clone();
+            let begin = PageRequest::Begin(Arc::from(entity.as_str()), columns, told);
+            if self.requests.send(begin).await.is_err() || noted.await.is_err() {
+                return Ok(None);
+            }
+            // One that looks different now may have to be noted otherwise.
+            if let Some(page) = Self::read(claimed, &table, (pool, most)).await? {
+                *known = Some(table);
+                return Ok(Some(page));
+            }
+        }
+    }
+
+    /// Reads the next page of a table; nothing if that is not as it was any more.
+    async fn read(
+        claimed: &ClaimedBackfill,
+        table: &LoggedTable,
+        (pool, most): (&PgPool, u32),
+    ) -> Result<Option<Page>, PageError> {
         let mut tx = begin_read(pool, "read only").await?;
-        let table = match known.take() {
-            Some(table) if table.table.is_current(&mut tx).await? => table,
-            _ => self.table(&mut tx, &claimed.backfill.entity).await?,
-        };
-        let table = known.insert(table);
+        if !table.table.is_current(&mut tx).await? {
+            return Ok(None);
+        }
         if !table.table.has_key(claimed.key_columns.as_ref()) {
             return Err(PageError::OtherKey(claimed.backfill.entity.clone()));
         }
@@ -351,7 +385,7 @@ impl PageReader {
         tx.rollback().await?;
         let count = u32::try_from(rows.len()).unwrap_or(u32::MAX);
         let decoded = |error: Box<dyn std::error::Error + Send + Sync>| sqlx::Error::Decode(error);
-        Ok(Page {
+        Ok(Some(Page {
             claimed: claimed.clone(),
             snapshot: snapshot.parse().map_err(|error| decoded(Box::new(error)))?,
             end: Lsn::parse(&end).map_err(|error| decoded(Box::new(error)))?,
@@ -363,7 +397,7 @@ impl PageReader {
                 is_last: !is_cut && count < most,
             },
             rows,
-        })
+        }))
     }
 
     /// Reads how rows of a table are logged.
@@ -380,6 +414,7 @@ impl PageReader {
             publication: publication.clone(),
         })?;
         let (names, types): (Vec<String>, Vec<Oid>) = (row.try_get(1)?, row.try_get(2)?);
+        let published = names.clone();
         let columns = names.into_iter().zip(types);
         let relation = Relation {
             id: table.oid,
@@ -395,8 +430,24 @@ impl PageReader {
                 .collect(),
         };
         let catalog = Catalog::read_by(tx, publication).await?;
+        let plan = TablePlan::new(&relation, &catalog, &self.source.tables);
+        let row_columns = table.beyond(&plan.key_columns());
+        if let Some(columns) = &row_columns {
+            let is_hidden = |column: &&String| !published.contains(column) || plan.excludes(column);
+            if let Some(hidden) = columns.iter().find(is_hidden) {
+                return Err(PageError::Hidden {
+                    table: name.to_owned(),
+                    column: hidden.clone(),
+                });
+            }
+            let whole = sqlx::query_scalar(WHOLE_IMAGES).bind(Oid(table.oid));
+            if !whole.fetch_one(&mut *tx).await? {
+                return Err(PageError::PartialImages(name.to_owned()));
+            }
+        }
         Ok(LoggedTable {
-            plan: TablePlan::new(&relation, &catalog, &self.source.tables),
+            plan,
+            row_columns,
             columns: row.try_get(3)?,
             condition: row.try_get(0)?,
             table,

@@ -131,8 +131,8 @@ impl Stream<'_> {
     /// Takes note of what a backfill asks for.
     fn note(&mut self, request: PageRequest) {
         match request {
-            PageRequest::Begin(entity, told) => {
-                self.changes.strikes.begin(entity);
+            PageRequest::Begin(entity, row_columns, told) => {
+                self.changes.strikes.begin(entity, row_columns);
                 // Who asked has ended with the session.
                 let _ = told.send(());
             }

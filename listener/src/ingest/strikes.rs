@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
+use super::envelope::fields;
 use super::rows::LogRow;
 use crate::capture::snapshot::Snapshot;
 
@@ -16,19 +17,62 @@ const MAX_NOTED: usize = 1_000_000;
 /// Transactions that are remembered.
 const MAX_RECENT: usize = 4096;
 
-/// A row, by a digest of its key, and one of its tenant where that is known.
+/// A row, by a digest of its key and of what tells it from others of that, and one of its tenant where that is known.
 type RowId = (u64, Option<u64>);
 
 /// What was read since a page was begun.
 #[derive(Debug)]
 struct Noted {
     entity: Arc<str>,
+    /// What tells rows of one key apart; nothing where the key does.
+    row_columns: Option<Vec<String>>,
     /// Transactions whose changes may not be noted, as they came before.
     before: Vec<u32>,
     changed: Vec<(u32, RowId)>,
     /// Transactions that emptied the table.
     emptied: Vec<u32>,
-    is_full: bool,
+    /// Whether something could not be noted: it is too much, or it is not known which row changed.
+    is_incomplete: bool,
+}
+
+impl Noted {
+    /// Takes note of each row that a change is of: the one before it and the one after.
+    fn change(&mut self, xid: u32, row: &LogRow) {
+        let images = match row.operation {
+            'i' => [None, Some(&row.new)],
+            'd' => [Some(&row.old), None],
+            _ => [Some(&row.old), Some(&row.new)],
+        };
+        let of_key = self.row_columns.is_none();
+        for image in images
+            .into_iter()
+            .flatten()
+            .take(if of_key { 1 } else { 2 })
+        {
+            match self.row_id(row, image.as_deref()) {
+                Some(id) if self.changed.len() < MAX_NOTED => self.changed.push((xid, id)),
+                _ => self.is_incomplete = true,
+            }
+        }
+    }
+
+    /// Returns which row an image is of; nothing if it does not say so.
+    fn row_id(&self, row: &LogRow, image: Option<&str>) -> Option<RowId> {
+        let mut hasher = DefaultHasher::new();
+        row.key.hash(&mut hasher);
+        if let Some(columns) = &self.row_columns {
+            let fields = fields(image?)?;
+            for column in columns {
+                fields.get(column.as_str())?.get().hash(&mut hasher);
+            }
+        }
+        let tenant = row.tenant.as_ref().map(|tenant| {
+            let mut hasher = DefaultHasher::new();
+            tenant.hash(&mut hasher);
+            hasher.finish()
+        });
+        Some((hasher.finish(), tenant))
+    }
 }
 
 /// Notes of changes for the page of a backfill.
@@ -70,19 +114,20 @@ impl Strikes {
             't' => noted.emptied.push(xid),
             // Events of applications say nothing of a row.
             'c' => {}
-            _ if noted.changed.len() >= MAX_NOTED => noted.is_full = true,
-            _ => noted.changed.push((xid, row_id(row))),
+            _ => noted.change(xid, row),
         }
     }
 
-    /// Begins to take note of changes of a table, before a page of it is read.
-    pub(crate) fn begin(&mut self, entity: Arc<str>) {
+    /// Begins to take note of changes of a table, before a page of it is read. Where rows share a key, `row_columns`
+    /// tell them apart.
+    pub(crate) fn begin(&mut self, entity: Arc<str>, row_columns: Option<Vec<String>>) {
         self.noted = Some(Noted {
             entity,
+            row_columns,
             before: self.recent.iter().copied().collect(),
             changed: Vec::new(),
             emptied: Vec::new(),
-            is_full: false,
+            is_incomplete: false,
         });
     }
 
@@ -94,7 +139,7 @@ impl Strikes {
     /// Judges the rows of a page that was read with a snapshot.
     pub(crate) fn judge(&self, snapshot: &Snapshot, rows: &[LogRow]) -> Verdict {
         let unseen = |xid: &u32| !sees(snapshot, *xid);
-        let Some(noted) = self.noted.as_ref().filter(|noted| !noted.is_full) else {
+        let Some(noted) = self.noted.as_ref().filter(|noted| !noted.is_incomplete) else {
             return Verdict::Discard;
         };
         // A commit is sent when it is on the disk, and seen when those have it that it waits for.
@@ -112,7 +157,9 @@ impl Strikes {
             .collect();
         changed.sort_unstable();
         let is_changed = |row: &LogRow| {
-            let (key, tenant) = row_id(row);
+            let Some((key, tenant)) = noted.row_id(row, row.new.as_deref()) else {
+                return false;
+            };
             let mut same = changed[changed.partition_point(|one| one.0 < key)..]
                 .iter()
                 .take_while(|one| one.0 == key);
@@ -127,18 +174,6 @@ impl Strikes {
                 .collect(),
         )
     }
-}
-
-fn row_id(row: &LogRow) -> RowId {
-    let digest = |text: &Option<String>| {
-        let mut hasher = DefaultHasher::new();
-        text.hash(&mut hasher);
-        hasher.finish()
-    };
-    (
-        digest(&row.key),
-        row.tenant.is_some().then(|| digest(&row.tenant)),
-    )
 }
 
 /// Whether a snapshot sees a transaction that is named by the lower half of its number. It is the nearest to the
@@ -181,7 +216,7 @@ mod tests {
     fn a_row_is_left_out_if_a_change_of_it_was_not_seen() {
         let mut strikes = Strikes::default();
         strikes.transaction(90);
-        strikes.begin(Arc::from("public.orders"));
+        strikes.begin(Arc::from("public.orders"), None);
         for (xid, key) in [(95, "seen"), (97, "open"), (101, "later")] {
             strikes.transaction(xid);
             strikes.change(xid, &row('u', key, None));
@@ -203,7 +238,7 @@ mod tests {
         let mut strikes = Strikes::default();
         let page = [row('r', "1", None), row('r', "2", None)];
         assert_eq!(strikes.judge(&snapshot("5:5:"), &page), Verdict::Discard);
-        strikes.begin(Arc::from("public.orders"));
+        strikes.begin(Arc::from("public.orders"), None);
         strikes.change(7, &row('t', "", None));
         assert_eq!(
             strikes.judge(&snapshot("8:8:"), &page),
@@ -215,7 +250,7 @@ mod tests {
         );
         let mut other = row('t', "", None);
         other.entity = Arc::from("public.items");
-        strikes.begin(Arc::from("public.orders"));
+        strikes.begin(Arc::from("public.orders"), None);
         strikes.change(7, &other);
         assert_eq!(
             strikes.judge(&snapshot("7:7:"), &page),
@@ -226,7 +261,7 @@ mod tests {
     #[test]
     fn tenants_tell_rows_apart_unless_one_is_not_known() {
         let mut strikes = Strikes::default();
-        strikes.begin(Arc::from("public.orders"));
+        strikes.begin(Arc::from("public.orders"), None);
         strikes.change(7, &row('u', "1", Some("a")));
         strikes.change(7, &row('d', "2", None));
         let page = [
@@ -249,5 +284,38 @@ mod tests {
         assert!(sees(&at(100), u32::MAX - 5));
         assert!(!sees(&at(u64::from(u32::MAX) - 5), 4));
         assert!(sees(&snapshot("100:100:"), 99) && !sees(&snapshot("100:100:"), 101));
+    }
+
+    #[test]
+    fn rows_of_one_key_are_told_apart_by_their_columns() {
+        let of = |operation, [old, new]: [Option<&str>; 2]| LogRow {
+            old: old.map(str::to_owned),
+            new: new.map(str::to_owned),
+            ..row(operation, "customer", None)
+        };
+        let image = |id: u32| format!("{{\"id\":{id},\"note\":\"\\u0000\"}}");
+        let images: Vec<String> = (0..5).map(image).collect();
+        let image = |id: usize| Some(images[id].as_str());
+        let mut strikes = Strikes::default();
+        let columns = Some(vec!["id".to_owned()]);
+        let begin =
+            |strikes: &mut Strikes| strikes.begin(Arc::from("public.orders"), columns.clone());
+        begin(&mut strikes);
+        strikes.change(7, &of('u', [image(1), image(2)]));
+        strikes.change(7, &of('d', [image(3), None]));
+        strikes.change(7, &of('i', [None, image(4)]));
+        let page: Vec<LogRow> = (0..5).map(|id| of('r', [None, image(id)])).collect();
+        let judged = |strikes: &Strikes| strikes.judge(&snapshot("7:7:"), &page);
+        assert_eq!(judged(&strikes), Verdict::Append(vec![1, 2, 3, 4]));
+        // Which row that is, is not known.
+        for unknown in [
+            of('u', [None, image(1)]),
+            of('d', [Some("{}"), None]),
+            of('d', [None, None]),
+        ] {
+            begin(&mut strikes);
+            strikes.change(7, &unknown);
+            assert_eq!(judged(&strikes), Verdict::Discard);
+        }
     }
 }

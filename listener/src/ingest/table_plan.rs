@@ -94,6 +94,19 @@ impl TablePlan {
         self.key.iter().all(has)
     }
 
+    /// Returns the columns of the key.
+    pub(crate) fn key_columns(&self) -> Vec<String> {
+        let places = self.key.iter().flatten();
+        let columns = places.filter_map(|place| self.columns.get(*place));
+        columns.map(|column| column.name.clone()).collect()
+    }
+
+    /// Returns whether a column is left out of images.
+    pub(crate) fn excludes(&self, name: &str) -> bool {
+        let mut columns = self.columns.iter();
+        columns.any(|column| column.name == name && column.is_excluded)
+    }
+
     /// Returns a row after its change. What was not sent is taken from the row before, if it has it; else it
     /// is left out.
     pub(crate) fn new_image(&self, tuple: &Tuple<'_>, old: Option<&OldTuple<'_>>) -> Image {

@@ -114,3 +114,30 @@ pub(crate) async fn goes_on_after_kills(
     .await;
     process
 }
+
+/// Gives all rows of `kv` one key, and adds rows that nobody changes.
+pub(crate) const SHARED_KEY: &str = "
+    alter table kv add column lane int not null default 0, add column note json default '\"\\u0000\"';
+    insert into kv select n, 0 from generate_series(2000, 2999) n";
+
+/// Backfills rows that share a key again and again while writers are at work. Checks that the rows that nobody changes
+/// are told each time, and no row older than before.
+pub(crate) async fn rows_of_one_key_are_all_told(
+    log: &PgPool,
+    (config, sink): (&Config, &Sink),
+    writers: Writers,
+) {
+    const TIMES: usize = 4;
+    for _ in 0..TIMES {
+        let end = start(config, &["--table", "public.kv"]).await;
+        assert_eq!(end["state"], "Completed");
+    }
+    writers.stop().await;
+    all_is_behind_in(log).await;
+    eventually("all rows that nobody changes are told", async || {
+        let reads = never_older(sink);
+        let still = reads.iter().filter(|(row, _)| **row >= 2000);
+        (still.filter(|(_, times)| **times == TIMES).count() == 1000).then_some(())
+    })
+    .await;
+}

@@ -7,7 +7,8 @@ use super::rows::{TYPES, VALUES};
 use super::{Source, counters, eventually, sink};
 use crate::support::all_is_behind_in;
 use crate::support::backfills::{
-    ALL_OPERATIONS, backfill, goes_on_after_kills, never_older, start,
+    ALL_OPERATIONS, SHARED_KEY, backfill, goes_on_after_kills, never_older,
+    rows_of_one_key_are_all_told, start,
 };
 use crate::support::fleet::{LONG_LEASE, SHORT_LEASE};
 use crate::support::listener::{Config, Process, observer};
@@ -56,6 +57,30 @@ async fn rows_that_change_meanwhile_are_left_out() {
         .await;
         process.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_share_a_key_are_told_apart() {
+    let (source, seed) = (Source::apart().await, seed());
+    make_untracked_table(&source.read).await;
+    source.run(SHARED_KEY).await;
+    let sink = sink().await;
+    let config = counters(&source, LONG_LEASE, &sink, "/");
+    config.change("[Insert, Update, Delete, Truncate, Custom]", ALL_OPERATIONS);
+    config.change("{table: public.kv}", "{table: public.kv, key: [lane]}");
+    let process = Process::run(&config);
+    source.is_read().await;
+    let writers = Writers::start(&source.read_url(), 6, seed);
+    rows_of_one_key_are_all_told(&source.log, (&config, &sink), writers).await;
+    source.run("alter table kv replica identity default").await;
+    let refused = backfill(&config, &["start", "--yes", "--table", "public.kv"]).await;
+    let said = refused.said();
+    assert!(
+        said.contains("rows of public.kv share keys")
+            && said.contains("alter table public.kv replica identity full"),
+        "{said}"
+    );
+    process.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
