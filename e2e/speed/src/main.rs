@@ -1,6 +1,7 @@
 //! How fast events are delivered, beside a bare loop and other systems: one Postgres, one receiver,
 //! one system at a time, in turn. `e2e/speed/run` builds what it needs and starts it.
 
+mod backfill;
 mod bare;
 mod drain;
 mod enrich;
@@ -69,6 +70,8 @@ enum What {
     Search,
     /// Lookups before actions, and the cache of both
     Enrich,
+    /// A backfill beside writers
+    Backfill,
 }
 
 /// A rate at which rows come.
@@ -101,7 +104,7 @@ struct RunArgs {
     #[command(flatten)]
     programs: Programs,
     /// What to measure
-    #[arg(long, value_delimiter = ',', default_values = ["drain", "steady", "idle", "writers", "read", "search", "enrich"])]
+    #[arg(long, value_delimiter = ',', default_values = ["drain", "steady", "idle", "writers", "read", "search", "enrich", "backfill"])]
     what: Vec<What>,
     /// Systems to measure; all that are there
     #[arg(long, value_delimiter = ',')]
@@ -116,6 +119,12 @@ struct RunArgs {
     /// Rows of each part of what is measured of lookups, with as many keys
     #[arg(long, default_value_t = 5000)]
     enrich_rows: u64,
+    /// Rows of the table that is backfilled
+    #[arg(long, default_value_t = 1_000_000)]
+    backfill_rows: u64,
+    /// Updates of it per second meanwhile
+    #[arg(long, default_value_t = 1000)]
+    backfill_updates: u32,
     /// Seconds that a backlog is worked on at most; what has come by then counts
     #[arg(long, default_value_t = 30)]
     limit: u64,
@@ -203,6 +212,7 @@ async fn run(args: &RunArgs) -> anyhow::Result<()> {
                 let rows = args.enrich_rows.max(100);
                 enrich::measure(bench, (&args.plan, rows), &mut report.enrich).await?;
             }
+            What::Backfill => backfills(args, bench, &mut report).await?,
         }
         // What was measured so far is not lost by what fails after it.
         write(args, &report)?;
@@ -319,6 +329,25 @@ async fn idles(args: &RunArgs, bench: Bench<'_>, report: &mut Report) -> anyhow:
         Ok((found, figure))
     };
     report.idle = in_turn(("idle", 1), args.whole(), measure).await?;
+    Ok(())
+}
+
+async fn backfills(args: &RunArgs, bench: Bench<'_>, report: &mut Report) -> anyhow::Result<()> {
+    let mut subjects = args.subjects();
+    subjects.retain(|subject| subject.is_ours());
+    let (setting, rows) = (args.plan.base(), args.backfill_rows.max(1));
+    let measure = async |subject| {
+        let load = (rows, args.backfill_updates.max(1), args.seconds);
+        let found = backfill::backfill(bench, subject, &setting, load).await?;
+        let [before, beside] = found.p99_ms;
+        let figure = format!(
+            "{:.0} rows/s, p99 of updates {before:.1} and {beside:.1} ms",
+            found.per_second
+        );
+        Ok((found, figure))
+    };
+    let name = format!("backfill of {rows} rows");
+    report.backfills = in_turn((&name, 1), subjects, measure).await?;
     Ok(())
 }
 

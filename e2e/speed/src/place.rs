@@ -37,6 +37,8 @@ pub(crate) struct Setting {
 /// Lines of our listener's files.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct More {
+    /// What the observer is told of beside insertions, as `, Read`.
+    pub(crate) operations: String,
     /// Of the listener's spec.
     pub(crate) listener: String,
     /// Of the observer's spec, before its actions.

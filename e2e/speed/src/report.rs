@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use crate::backfill::Backfilled;
 use crate::drain::Drained;
 use crate::enrich::EnrichFigures;
 use crate::figures::median;
@@ -29,6 +30,7 @@ pub(crate) struct Report {
     /// Of a history.
     pub(crate) search: SearchFigures,
     pub(crate) enrich: EnrichFigures,
+    pub(crate) backfills: Vec<Of<Backfilled>>,
 }
 
 /// All rounds of a system in one setting.
@@ -113,7 +115,42 @@ impl Report {
         }
         self.search.markdown(&mut out);
         self.enrich.markdown(&mut out);
+        self.backfill_table(&mut out);
         out
+    }
+
+    fn backfill_table(&self, out: &mut String) {
+        if self.backfills.is_empty() {
+            return;
+        }
+        out.push_str(
+            "\n| backfill beside updates | rows | rows/s | updates | p50 ms of updates: alone | beside it | p99 ms: alone | beside it | ratio | peak MB | lost | wrong at the end | older after newer |\n\
+             |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
+        );
+        for (of, one) in self
+            .backfills
+            .iter()
+            .flat_map(|of| of.rounds.iter().map(move |one| (of, one)))
+        {
+            // Writing to a string cannot fail.
+            let _ = writeln!(
+                out,
+                "| {} | {} | {:.0} | {} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {:.0} | {} | {} | {} |",
+                of.system,
+                one.rows,
+                one.per_second,
+                one.updates,
+                one.p50_ms[0],
+                one.p50_ms[1],
+                one.p99_ms[0],
+                one.p99_ms[1],
+                one.p99_ms[1] / one.p99_ms[0],
+                one.peak_mib,
+                one.lost,
+                one.wrong,
+                one.older,
+            );
+        }
     }
 
     fn drain_table(&self, out: &mut String) {

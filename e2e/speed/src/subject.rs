@@ -110,6 +110,17 @@ impl Subject {
         }
     }
 
+    /// Whether it is ours.
+    pub(crate) fn is_ours(self) -> bool {
+        matches!(
+            self,
+            Self::Observers
+                | Self::ObserversBatched
+                | Self::ObserversWal
+                | Self::ObserversWalBatched
+        )
+    }
+
     /// Whether it reads the server's own log, by a slot.
     pub(crate) fn has_slot(self) -> bool {
         matches!(
@@ -294,9 +305,9 @@ fn listener(start: &Start<'_>, more: &str, source: &str) -> anyhow::Result<Comma
             files,
             "---\napiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\n\
              metadata: {{name: o{number}}}\nspec:\n  \
-             events: {{entity: public.item, operations: [Insert]}}\n{when}{}  actions:\n    \
+             events: {{entity: public.item, operations: [Insert{}]}}\n{when}{}  actions:\n    \
              - name: post\n{}      webhook:\n        url: {{value: \"{}\"}}\n{}{more}",
-            own.observer, own.action, start.sink_url, own.webhook
+            own.operations, own.observer, own.action, start.sink_url, own.webhook
         );
     }
     let path = start.folder.join("observers.yaml");
