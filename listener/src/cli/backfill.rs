@@ -87,7 +87,8 @@ pub(super) async fn backfill(command: BackfillCommand) -> Result<(), CliError> {
         BackfillCommand::Start(args) => start(args).await,
         BackfillCommand::List { output, database } => list(database, output).await,
         BackfillCommand::Cancel(args) => {
-            let (pool, listener) = open_database_of_listener(&args.database.resolve()?).await?;
+            let (pool, listener) =
+                open_database_of_listener(&args.database.resolve().await?).await?;
             let done = backfill::cancel(&pool, &listener, args.id).await?;
             changed(
                 done,
@@ -96,7 +97,8 @@ pub(super) async fn backfill(command: BackfillCommand) -> Result<(), CliError> {
             )
         }
         BackfillCommand::Resume(args) => {
-            let (pool, listener) = open_database_of_listener(&args.database.resolve()?).await?;
+            let (pool, listener) =
+                open_database_of_listener(&args.database.resolve().await?).await?;
             let done = backfill::resume(&pool, &listener, args.id).await?;
             changed(
                 done,
@@ -121,7 +123,7 @@ fn changed(done: Change, id: i64, what: &str) -> Result<(), CliError> {
 }
 
 async fn start(args: StartArgs) -> Result<(), CliError> {
-    let database = args.database.resolve()?;
+    let database = args.database.resolve().await?;
     let observer = args.observer.map(identity);
     if let Some(bundle) = &database.bundle {
         check_observers(bundle, &args.table, observer.as_deref())?;
@@ -276,7 +278,7 @@ const HEAD: [&str; 8] = [
 ];
 
 async fn list(database: DatabaseArgs, output: OutputFormat) -> Result<(), CliError> {
-    let (pool, listener) = open_database_of_listener(&database.resolve()?).await?;
+    let (pool, listener) = open_database_of_listener(&database.resolve().await?).await?;
     let all = backfill::list(&pool, &listener, None).await?;
     if matches!(output, OutputFormat::Json) {
         return say!("{}", serde_json::to_string_pretty(&all)?);

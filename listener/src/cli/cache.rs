@@ -60,7 +60,7 @@ const HEAD: [&str; 9] = [
 ];
 
 async fn stats(database: DatabaseArgs, output: OutputFormat) -> Result<(), CliError> {
-    let (pool, listener) = open_database_of_listener(&database.resolve()?).await?;
+    let (pool, listener) = open_database_of_listener(&database.resolve().await?).await?;
     let members = heartbeat::members(&pool, &listener).await?;
     let with_cache: Vec<(&MemberState, &CacheStats)> = members
         .iter()
@@ -108,7 +108,7 @@ fn row(member: &MemberState, stats: &CacheStats) -> [String; 9] {
 }
 
 async fn invalidate(args: InvalidateArgs) -> Result<(), CliError> {
-    let database = args.database.resolve()?;
+    let database = args.database.resolve().await?;
     let what = Invalidation {
         observer: args.observer.map(identity),
         name: args.name,

@@ -271,7 +271,7 @@ async fn open(
     filter: DeadLetterFilterArgs,
     ids: Option<Vec<i64>>,
 ) -> Result<(PgPool, DeadLetterFilter), CliError> {
-    let database = database.resolve()?;
+    let database = database.resolve().await?;
     let (pool, listener) = open_database(&database).await?;
     if let Some(observer) = filter.observer.clone().map(identity) {
         let observers = database.bundle.iter().flat_map(|bundle| &bundle.observers);

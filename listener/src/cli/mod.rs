@@ -111,7 +111,7 @@ enum Command {
 }
 
 /// Files with an `ObserverListener`, its `Observer`s and optional `Secret`s.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 struct FileArgs {
     /// File, or folder of .yaml and .yml files; repeatable; `-` is standard input
     #[arg(short, long = "file", value_name = "FILE")]
@@ -122,11 +122,32 @@ struct FileArgs {
     /// Folder with a subfolder per Secret that contains a file per key
     #[arg(long, value_name = "DIR")]
     secrets_dir: Option<PathBuf>,
+    #[command(flatten)]
+    bundle: BundleArgs,
 }
 
-/// The database, given by URL or by files.
+impl FileArgs {
+    /// Returns whether they name a bundle, and no files.
+    const fn is_bundle(&self) -> bool {
+        self.files.is_empty() && self.bundle.bundle.is_some()
+    }
+}
+
+/// The Secret with a listener's bundle, which its pods run from: in a pod the pod's own, by its environment.
+#[derive(Clone, Debug, Default, Args)]
+struct BundleArgs {
+    /// Secret with the key `bundle.yaml` to read in a cluster, instead of files; the pods of a listener name
+    /// their own
+    #[arg(long, value_name = "NAME", env = "OBSERVER_BUNDLE", conflicts_with_all = ["listener", "secrets_dir"])]
+    bundle: Option<String>,
+    /// Namespace of the Secret
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE")]
+    namespace: Option<String>,
+}
+
+/// The database, given by URL, by files or by a bundle.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("source").args(["database_url", "files"]).required(true).multiple(true))]
+#[command(group = ArgGroup::new("source").args(["database_url", "files", "bundle"]).required(true).multiple(true))]
 struct DatabaseArgs {
     /// URL of the database, as `postgres://user:password@host:5432/database`; pass a password through the
     /// environment, since other users may see arguments
@@ -144,29 +165,32 @@ struct DatabaseArgs {
     /// Folder with a subfolder per Secret that contains a file per key
     #[arg(long, value_name = "DIR", requires = "files")]
     secrets_dir: Option<PathBuf>,
+    #[command(flatten)]
+    bundle: BundleArgs,
 }
 
 impl DatabaseArgs {
-    /// Returns the files that name the database.
-    fn file_args(&self) -> FileArgs {
-        FileArgs {
+    /// Returns what describes the listener, unless a URL names a database alone.
+    fn described(&self) -> Option<FileArgs> {
+        (!self.files.is_empty() || self.database_url.is_none()).then(|| FileArgs {
             files: self.files.clone(),
             listener: self.listener.clone(),
             secrets_dir: self.secrets_dir.clone(),
-        }
+            bundle: self.bundle.clone(),
+        })
     }
 
     /// Returns the database that it names, from files if there are some, which are read once: standard input
     /// can be one of them.
-    fn resolve(self) -> Result<NamedDatabase, CliError> {
-        match self.database_url {
-            Some(url) if self.files.is_empty() => Ok(NamedDatabase {
+    async fn resolve(self) -> Result<NamedDatabase, CliError> {
+        match (self.described(), self.database_url) {
+            (None, Some(url)) => Ok(NamedDatabase {
                 url,
                 listener: self.listener.map(identity),
                 bundle: None,
             }),
-            _ => {
-                let bundle = files::load(&self.file_args())?.bundle;
+            (described, _) => {
+                let bundle = files::load(&described.unwrap_or_default()).await?.bundle;
                 Ok(NamedDatabase {
                     url: bundle.listener.database_url.clone(),
                     listener: Some(bundle.listener.identity()),

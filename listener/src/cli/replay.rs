@@ -27,7 +27,7 @@ const BATCH: i64 = 500;
 const INTERVAL: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("what").args(["files"]).required(true))]
+#[command(group = ArgGroup::new("what").args(["files", "bundle"]).required(true))]
 pub(super) struct ReplayArgs {
     #[command(flatten)]
     files: FileArgs,
@@ -74,17 +74,17 @@ pub(super) struct ReplayArgs {
 pub(super) async fn replay(args: ReplayArgs) -> Result<(), CliError> {
     let (rate, dry_run, yes) = (args.rate, args.dry_run, args.yes);
     let (limit, output) = (args.limit, args.output);
-    let loaded = files::load(&args.files)?;
+    let loaded = files::load(&args.files).await?;
     let bundle = &loaded.bundle;
-    let selection = selection(args, bundle)?;
     // What a replay does is up to the running listener, whose files these may not be.
     let observers = if dry_run {
         let shared = ActionRuntime::new(&bundle.listener.egress, &EndpointRegistry::default())?
             .with_listener(&bundle.listener.identity());
-        Some(check::compile(&loaded, &shared)?)
+        Some(check::compile(&args.files, &loaded, &shared)?)
     } else {
         None
     };
+    let selection = selection(args, bundle)?;
     let pool = connect(&bundle.listener.database_url).await?;
     migrate::verify(&pool).await?;
     match replay::oldest(&pool).await? {
