@@ -134,7 +134,7 @@ impl FileLoader {
     fn load(&mut self, args: &FileArgs) -> Result<RuntimePlan, CliError> {
         let loaded = files::load_files(args)?;
         let shared = self.shared.of(&loaded.bundle.listener)?;
-        let observers = check::compile(&loaded, &shared)?;
+        let observers = check::compile(args, &loaded, &shared)?;
         let listener = loaded.bundle.listener;
         for observer in &loaded.bundle.observers {
             for never in lint(observer, &shared) {
