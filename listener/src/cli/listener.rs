@@ -14,7 +14,7 @@ use serde::Serialize;
 use sqlx::PgPool;
 
 use super::schema::connect;
-use super::{CliError, DatabaseArgs, check, files, identity, jobs};
+use super::{CliError, DatabaseArgs, check, files, identity, jobs, no_observer};
 
 /// A listener as its files describe it, for commands that run nothing.
 pub(super) struct OpenListener {
@@ -79,9 +79,6 @@ impl OpenListener {
         if names.contains(&name.as_str()) {
             return Ok(name);
         }
-        Err(CliError::Config(format!(
-            "the listener runs no observer {name}; it runs {}",
-            names.join(", ")
-        )))
+        Err(CliError::Config(no_observer(&name, &names)))
     }
 }

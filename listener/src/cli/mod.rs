@@ -1,6 +1,7 @@
 //! Command line: arguments, commands and exit codes.
 
 mod backfill;
+mod breaker;
 mod cache;
 mod check;
 mod dead_letters;
@@ -14,6 +15,7 @@ mod files;
 mod history_index;
 mod jobs;
 mod listener;
+mod log_level;
 mod output;
 mod pending_outcomes;
 mod replay;
@@ -26,6 +28,7 @@ mod search_query;
 mod status;
 mod table;
 mod tail;
+mod terminal;
 mod track;
 mod watch;
 mod watched;
@@ -103,6 +106,11 @@ enum Command {
     /// Show the cache of lookups and actions, or drop results from it
     #[command(subcommand)]
     Cache(cache::CacheCommand),
+    /// Close circuit breakers
+    #[command(subcommand)]
+    Breaker(breaker::BreakerCommand),
+    /// Log more or less for a while in all processes of a listener
+    LogLevel(log_level::LogLevelArgs),
     /// Deliver past events again, marked as replays
     Replay(replay::ReplayArgs),
     /// Send the rows that a table has, as events of operation Read
@@ -225,11 +233,27 @@ fn observer_of<'b>(bundle: &'b Bundle, name: &str) -> Result<&'b ObserverConfig,
     let found = known.clone().find(|one| one.identity() == name);
     found.ok_or_else(|| {
         let names: Vec<String> = known.map(ObserverConfig::identity).collect();
-        CliError::Config(format!(
-            "the listener runs no observer {name}; it runs {}",
-            names.join(", ")
-        ))
+        CliError::Config(no_observer(name, &names))
     })
+}
+
+/// Says that a listener runs no observer of this name, and which one may be meant.
+fn no_observer<S: AsRef<str>>(name: &str, known: &[S]) -> String {
+    let known: Vec<&str> = known.iter().map(AsRef::as_ref).collect();
+    if known.is_empty() {
+        return format!("the listener runs no observer {name}, and no other");
+    }
+    let hint = did_you_mean(name, &known);
+    format!(
+        "the listener runs no observer {name}; it runs {}{hint}",
+        known.join(", ")
+    )
+}
+
+/// Names the known name that a mistyped one may stand for, as the end of a message.
+fn did_you_mean<S: AsRef<str>>(name: &str, known: &[S]) -> String {
+    let near = crds::manifest::closest(name, known.iter().map(AsRef::as_ref));
+    near.map_or_else(String::new, |near| format!("; did you mean {near}?"))
 }
 
 /// Why a command fails.
@@ -309,6 +333,8 @@ pub fn main() -> ExitCode {
             Command::Jobs(command) => jobs::jobs(command).await,
             Command::DeadLetters(command) => dead_letters::dead_letters(command).await,
             Command::Cache(command) => cache::cache(command).await,
+            Command::Breaker(command) => breaker::breaker(command).await,
+            Command::LogLevel(args) => log_level::log_level(args).await,
             Command::Replay(args) => replay::replay(args).await,
             Command::Backfill(command) => Box::pin(backfill::backfill(command)).await,
         }

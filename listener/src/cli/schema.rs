@@ -110,7 +110,7 @@ pub(super) async fn reset_position(args: ResetPositionArgs) -> Result<(), CliErr
         ),
     };
     if let Some(risk) = risk {
-        confirm(args.yes, &format!("listener {listener}: {risk}"))?;
+        confirm(args.yes, &format!("listener {listener}: {risk}")).await?;
     }
     sqlx::query("select observer.reset_position($1, $2)")
         .bind(&listener)
@@ -145,7 +145,7 @@ pub(super) async fn drop_listener(args: DropListenerArgs) -> Result<(), CliError
         search.map_or("", |_| ", and its history with them"),
         kept.events.of("event"),
     );
-    confirm(args.yes, &risk)?;
+    confirm(args.yes, &risk).await?;
     drop_rows_and_documents(&pool, &listener, (search, source)).await
 }
 

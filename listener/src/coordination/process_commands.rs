@@ -134,6 +134,26 @@ pub async fn answers(pool: &PgPool, listener: &str, id: i64) -> Result<Answers, 
     }
 }
 
+impl Answers {
+    /// Returns how many circuit breakers were closed in all.
+    #[must_use]
+    pub fn closed(&self) -> u64 {
+        self.answered.values().filter_map(Value::as_u64).sum()
+    }
+
+    /// Returns the processes that could not obey, with their errors.
+    pub fn failures(&self) -> impl Iterator<Item = (&str, &str)> {
+        let answers = self.answered.iter();
+        answers.filter_map(|(process, answer)| Some((process.as_str(), answer.as_str()?)))
+    }
+
+    /// Returns whether no process runs that could obey.
+    #[must_use]
+    pub fn is_unheard(&self) -> bool {
+        self.answered.is_empty() && self.missing.is_empty()
+    }
+}
+
 /// Command that was read.
 #[derive(Debug)]
 struct ReadCommand {
