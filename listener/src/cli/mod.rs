@@ -4,6 +4,7 @@ mod backfill;
 mod breaker;
 mod cache;
 mod check;
+mod completion;
 mod dead_letters;
 mod dry_run;
 mod evaluation;
@@ -14,6 +15,7 @@ mod events;
 mod files;
 mod history_index;
 mod jobs;
+pub mod kubectl;
 mod listener;
 mod log_level;
 mod output;
@@ -43,11 +45,16 @@ use observer_listener::runtime::job_worker::WorkerMode;
 use program::logs::{self, LogFormat};
 use url::Url;
 
+use self::terminal::Terminal;
+
 /// Exit code of an invalid configuration or command line.
 const EXIT_CONFIG: u8 = 2;
 
 /// Exit code of a failure at run time.
 const EXIT_RUN: u8 = 1;
+
+/// Exit code after an interrupt, as shells give it.
+const EXIT_INTERRUPTED: u8 = 130;
 
 /// What is logged unless `RUST_LOG` says otherwise. The client of Kafka logs each step, and each failure
 /// that the outcome of an attempt tells too.
@@ -67,6 +74,9 @@ struct Cli {
         env = "OBSERVER_LOG_FORMAT"
     )]
     log_format: LogFormat,
+    /// Talk to the terminal of the `kubectl` plugin, and end with standard input
+    #[arg(long, global = true, hide = true, value_name = "TERMINAL")]
+    relayed: Option<Terminal>,
     #[command(subcommand)]
     command: Command,
 }
@@ -116,6 +126,8 @@ enum Command {
     /// Send the rows that a table has, as events of operation Read
     #[command(subcommand)]
     Backfill(backfill::BackfillCommand),
+    /// Write a script that completes commands in a shell
+    Completion(completion::CompletionArgs),
 }
 
 /// Files with an `ObserverListener`, its `Observer`s and optional `Secret`s.
@@ -298,8 +310,34 @@ pub fn command() -> clap::Command {
 /// Runs the program and returns its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    if let Err(error) = logs::start(cli.log_format, LOGGED) {
+    let called = std::env::args_os().next().unwrap_or_default();
+    if kubectl::is_called(&called) {
+        let matches = kubectl::command().get_matches();
+        return run(LogFormat::Text, kubectl::run(&matches));
+    }
+    let Cli {
+        log_format,
+        relayed,
+        command,
+    } = Cli::parse();
+    let Some(terminal) = relayed else {
+        return run(log_format, async {
+            obey(command).await.map(|()| ExitCode::SUCCESS)
+        });
+    };
+    terminal::talk_to(terminal);
+    run(LogFormat::Text, async {
+        tokio::select! {
+            obeyed = obey(command) => obeyed.map(|()| ExitCode::SUCCESS),
+            // Who asked for it is gone.
+            () = terminal::input_ended() => Ok(ExitCode::from(EXIT_INTERRUPTED)),
+        }
+    })
+}
+
+/// Runs what the program is asked to do, and returns its exit code.
+fn run(log_format: LogFormat, work: impl Future<Output = Result<ExitCode, CliError>>) -> ExitCode {
+    if let Err(error) = logs::start(log_format, LOGGED) {
         return cannot_start(&error);
     }
     if std::env::args_os().any(|argument| shows_password(&argument.to_string_lossy())) {
@@ -317,32 +355,12 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return cannot_start(&error),
     };
-    let result = runtime.block_on(async {
-        match cli.command {
-            Command::Run(args) => Box::pin(run::run(args, WorkerMode::Embedded)).await,
-            Command::Worker(args) => Box::pin(run::run(args, WorkerMode::Dedicated)).await,
-            Command::Check(args) => check::check(&args).await,
-            Command::Migrate(args) => schema::migrate(args).await,
-            Command::Track(args) => Box::pin(track::track(args)).await,
-            Command::ResetPosition(args) => schema::reset_position(args).await,
-            Command::DropListener(args) => schema::drop_listener(args).await,
-            Command::Status(args) => status::status(args).await,
-            Command::Search(args) => search::search(*args).await,
-            Command::Events(command) => events::events(command).await,
-            Command::Tail(args) => tail::tail(args).await,
-            Command::Jobs(command) => jobs::jobs(command).await,
-            Command::DeadLetters(command) => dead_letters::dead_letters(command).await,
-            Command::Cache(command) => cache::cache(command).await,
-            Command::Breaker(command) => breaker::breaker(command).await,
-            Command::LogLevel(args) => log_level::log_level(args).await,
-            Command::Replay(args) => replay::replay(args).await,
-            Command::Backfill(command) => Box::pin(backfill::backfill(command)).await,
-        }
-    });
+    let result = runtime.block_on(work);
     // A task that hangs must not keep the process alive.
     runtime.shutdown_timeout(Duration::from_secs(1));
     let code = match result {
-        Ok(()) | Err(CliError::Closed) => ExitCode::SUCCESS,
+        Ok(code) => code,
+        Err(CliError::Closed) => ExitCode::SUCCESS,
         Err(CliError::Config(message)) => {
             logs::say(&format!("{message}\n"));
             ExitCode::from(EXIT_CONFIG)
@@ -354,6 +372,31 @@ pub fn main() -> ExitCode {
     };
     logs::flush();
     code
+}
+
+/// Runs a command.
+async fn obey(command: Command) -> Result<(), CliError> {
+    match command {
+        Command::Run(args) => Box::pin(run::run(args, WorkerMode::Embedded)).await,
+        Command::Worker(args) => Box::pin(run::run(args, WorkerMode::Dedicated)).await,
+        Command::Check(args) => check::check(&args).await,
+        Command::Migrate(args) => schema::migrate(args).await,
+        Command::Track(args) => Box::pin(track::track(args)).await,
+        Command::ResetPosition(args) => schema::reset_position(args).await,
+        Command::DropListener(args) => schema::drop_listener(args).await,
+        Command::Status(args) => status::status(args).await,
+        Command::Search(args) => search::search(*args).await,
+        Command::Events(command) => events::events(command).await,
+        Command::Tail(args) => tail::tail(args).await,
+        Command::Jobs(command) => jobs::jobs(command).await,
+        Command::DeadLetters(command) => dead_letters::dead_letters(command).await,
+        Command::Cache(command) => cache::cache(command).await,
+        Command::Breaker(command) => breaker::breaker(command).await,
+        Command::LogLevel(args) => log_level::log_level(args).await,
+        Command::Replay(args) => replay::replay(args).await,
+        Command::Backfill(command) => Box::pin(backfill::backfill(command)).await,
+        Command::Completion(args) => completion::completion(&args),
+    }
 }
 
 fn cannot_start(error: &std::io::Error) -> ExitCode {
