@@ -9,7 +9,7 @@ pub(crate) fn body() -> String {
     let mut text = "`--help` of each command says the same. \
         Exit code 0: stopped as asked. 1: the command failed while it ran, and the message says what \
         to do. 2: the configuration or the command line is wrong, or `--yes` is missing for a command \
-        that repeats or deletes something. A command for a listener, a dead letter or a job that does \
+        that repeats or deletes something; at a terminal such a command asks. 130: interrupted, with `kubectl observers`. A command for a listener, a dead letter or a job that does \
         not exist ends with 1.\n\n"
         .to_owned();
     for mut program in [listener::cli::command(), operator::cli::command()] {

@@ -161,7 +161,7 @@ struct BundleArgs {
     #[arg(long, value_name = "NAME", env = "OBSERVER_BUNDLE", conflicts_with_all = ["listener", "secrets_dir"])]
     bundle: Option<String>,
     /// Namespace of the Secret
-    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE")]
+    #[arg(long, value_name = "NAME", env = POD_NAMESPACE)]
     namespace: Option<String>,
 }
 
@@ -230,13 +230,17 @@ struct NamedDatabase {
     bundle: Option<Bundle>,
 }
 
-/// Returns `namespace/name`; a name alone is in namespace `default`.
+/// Variable with the namespace of a pod.
+const POD_NAMESPACE: &str = "POD_NAMESPACE";
+
+/// Returns `namespace/name`; a name alone is in the namespace of this pod, or in `default` elsewhere.
 fn identity(name: String) -> String {
     if name.contains('/') {
-        name
-    } else {
-        format!("default/{name}")
+        return name;
     }
+    let own = std::env::var(POD_NAMESPACE).ok();
+    let namespace = own.filter(|own| !own.is_empty());
+    format!("{}/{name}", namespace.as_deref().unwrap_or("default"))
 }
 
 /// Returns the observer of a listener that has this identity.

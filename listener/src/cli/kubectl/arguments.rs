@@ -13,6 +13,9 @@ const OF_FILES: [&str; 6] = [
     "database_url",
 ];
 
+/// Option of commands that ask otherwise.
+const CONFIRMATION: &str = "yes";
+
 /// What examples of commands say of files.
 const FILES: &str = "observer-listener";
 
@@ -90,6 +93,16 @@ pub(super) fn written(command: &Command, matches: &ArgMatches) -> Vec<String> {
         words.extend(values);
     }
     words
+}
+
+/// Returns whether a command asks for a confirmation, which was not given.
+pub(super) fn asks(command: &Command, matches: &ArgMatches) -> bool {
+    if let Some((name, matches)) = matches.subcommand() {
+        let child = command.find_subcommand(name);
+        return child.is_some_and(|child| asks(child, matches));
+    }
+    let mut arguments = command.get_arguments();
+    arguments.any(|arg| arg.get_id() == CONFIRMATION) && !matches.get_flag(CONFIRMATION)
 }
 
 #[cfg(test)]

@@ -76,7 +76,8 @@ pub(super) async fn run(
         }
     }
     if let Some(mut input) = input {
-        input.shutdown().await?;
+        // It has ended by itself where this fails.
+        let _closed = input.shutdown().await;
     }
     tokio::select! {
         _ended = tokio::time::timeout(END_TIMEOUT, ended) => {}

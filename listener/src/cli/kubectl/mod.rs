@@ -138,7 +138,8 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<ExitCode, CliError> {
         let command = command();
         let command = command.find_subcommand(name).unwrap_or(&command);
         let words = arguments::written(command, given);
-        return in_pod(&args, words, !UNREADY.contains(&name)).await;
+        let may_ask = arguments::asks(command, given);
+        return in_pod(&args, words, !UNREADY.contains(&name), may_ask).await;
     }
     match OwnCommand::from_arg_matches(matches).map_err(usage)? {
         OwnCommand::Status(status) => show_status(args, status).await,
@@ -161,11 +162,10 @@ async fn in_pod(
     args: &ClusterArgs,
     words: Vec<String>,
     must_be_ready: bool,
+    may_ask: bool,
 ) -> Result<ExitCode, CliError> {
     let cluster = args.open().await?;
     let pod = cluster.pod(args.listener.as_deref(), must_be_ready).await?;
-    // What asks for a confirmation has this option.
-    let may_ask = !words.iter().any(|word| word == "--yes");
     exec::run(&cluster, &pod, words, may_ask).await
 }
 
@@ -185,7 +185,7 @@ async fn show_status(args: ClusterArgs, status: StatusArgs) -> Result<ExitCode, 
             words.push("--watch".to_owned());
             words.push(format!("--interval={}ms", status.interval.as_millis()));
         }
-        return in_pod(&args, words, true).await;
+        return in_pod(&args, words, true, false).await;
     }
     let cluster = args.open().await?;
     let look = async || {
@@ -265,4 +265,18 @@ async fn unknown(cluster: &Cluster, name: &str) -> CliError {
     };
     anyhow::anyhow!("there is no observer {name} in namespace {namespace}; it has {there}{near}")
         .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        command().debug_assert();
+        let offered = command();
+        for name in IN_POD {
+            assert!(offered.find_subcommand(name).is_some(), "{name}");
+        }
+    }
 }
