@@ -231,7 +231,7 @@ async fn shells_complete_commands() {
     let completed = bash(
         "source <(\"$PROGRAM\" completion bash); complete -p observer-listener
          COMP_WORDS=(observer-listener dead-letters re); COMP_CWORD=2
-         _observer-listener observer-listener re dead-letters; echo \"${COMPREPLY[@]}\"",
+         _observer__listener observer-listener re dead-letters; echo \"${COMPREPLY[@]}\"",
     )
     .await;
     let lines: Vec<&str> = completed.lines().collect();

@@ -29,6 +29,10 @@ use super::{CliError, watch};
 /// Name of the program as kubectl looks for it.
 const NAME: &str = "kubectl-observers";
 
+/// What the plugin is for.
+const ABOUT: &str =
+    "Look at listeners and observers in a cluster, and mend what is wrong, through their pods";
+
 /// Name that patches have in the history of fields.
 const FIELD_MANAGER: &str = "kubectl-observers";
 
@@ -117,10 +121,10 @@ pub fn command() -> Command {
     let plugin = Command::new(NAME)
         .bin_name("kubectl observers")
         .version(env!("CARGO_PKG_VERSION"))
-        .about("Look at listeners and observers in a cluster, and mend what is wrong, through their pods")
         .subcommand_required(true)
         .arg_required_else_help(true);
-    let plugin = OwnCommand::augment_subcommands(ClusterArgs::augment_args(plugin));
+    // After what the types say of themselves.
+    let plugin = OwnCommand::augment_subcommands(ClusterArgs::augment_args(plugin)).about(ABOUT);
     in_pod.fold(plugin, |plugin, command| {
         plugin.subcommand(arguments::in_plugin(command))
     })
