@@ -16,7 +16,8 @@ fn names(command: &clap::Command, path: &str, found: &mut BTreeSet<String>) {
 
 /// Returns a page as `man` shows it; nothing where there is no groff.
 fn shown(page: &Path) -> Option<String> {
-    let groff = ["-man", "-Tutf8", "-Kutf8", "-ww"];
+    // Without overstriking, which shows what is bold.
+    let groff = ["-man", "-Tutf8", "-Kutf8", "-ww", "-P-cbou"];
     let shown = Command::new("groff").args(groff).arg(page).output().ok()?;
     assert!(shown.status.success(), "{}", page.display());
     let warnings = String::from_utf8_lossy(&shown.stderr);
