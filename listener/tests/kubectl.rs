@@ -230,7 +230,7 @@ async fn pods_are_found(plugin: &Plugin, client: &Client) {
         .fails(
             &["-l", "shop", "tail"],
             1,
-            &["cannot run a command in pod shop-listener-1"],
+            &["pod shop-listener-1 does not have a host assigned"],
         )
         .await;
     plugin
@@ -312,10 +312,7 @@ async fn what_is_forbidden_is_named(plane: &Plane, client: &Client) {
     let token = account(client, NAMESPACE, "reader", rules).await;
     let reader = Plugin::of(&plane.kubeconfig_of(&token, folder.path()));
     for (args, right) in [
-        (
-            &["tail", "-l", "shop"][..],
-            "the verbs get and create on the resource pods/exec",
-        ),
+        (&["tail", "-l", "shop"][..], "pods/exec"),
         (
             &["suspend", "orders"],
             "cannot patch resource \"observers\"",
