@@ -252,7 +252,6 @@ async fn shells_complete_commands() {
             script.contains("dead-letters") && script.contains("redrive"),
             "{shell}: {script}"
         );
-        assert!(!script.contains("relayed"), "{shell} shows what is hidden");
     }
     let wrong = command(&["completion", "dos"]).await;
     assert_eq!(wrong.code, Some(2), "{}", wrong.said());

@@ -316,6 +316,16 @@ pub fn command() -> clap::Command {
 pub fn main() -> ExitCode {
     let called = std::env::args_os().next().unwrap_or_default();
     if kubectl::is_called(&called) {
+        let words = std::env::args_os().skip(1);
+        let words: Vec<String> = words
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect();
+        // What is typed so far need not be a command line yet.
+        if let Some((kubectl::COMPLETE, typed)) =
+            words.split_first().map(|(one, rest)| (one.as_str(), rest))
+        {
+            return run(LogFormat::Text, kubectl::complete::complete(typed));
+        }
         let matches = kubectl::command().get_matches();
         return run(LogFormat::Text, kubectl::run(&matches));
     }

@@ -31,7 +31,7 @@ enum Wanted {
 }
 
 /// Prints the proposals for the last word, which may be empty.
-pub(super) async fn complete(words: &[String]) -> Result<ExitCode, CliError> {
+pub(in crate::cli) async fn complete(words: &[String]) -> Result<ExitCode, CliError> {
     let (last, before) = match words.split_last() {
         Some((last, before)) => (last.as_str(), before),
         None => ("", words),

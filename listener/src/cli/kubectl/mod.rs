@@ -6,7 +6,7 @@
 
 mod arguments;
 mod cluster;
-mod complete;
+pub(super) mod complete;
 mod exec;
 mod listeners;
 
@@ -32,6 +32,9 @@ const NAME: &str = "kubectl-observers";
 /// What the plugin is for.
 const ABOUT: &str =
     "Look at listeners and observers in a cluster, and mend what is wrong, through their pods";
+
+/// First word of the script `kubectl_complete-observers`, before what is typed.
+pub(super) const COMPLETE: &str = "__complete";
 
 /// Name that patches have in the history of fields.
 const FIELD_MANAGER: &str = "kubectl-observers";
@@ -63,12 +66,6 @@ enum OwnCommand {
     Suspend(ObserverArgs),
     /// Resume an observer that was suspended, from the next event on
     Resume(ObserverArgs),
-    /// Complete what is typed, for the script `kubectl_complete-observers`
-    #[command(name = "__complete", hide = true, disable_help_flag = true)]
-    Complete {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        words: Vec<String>,
-    },
 }
 
 #[derive(Debug, Args)]
@@ -153,7 +150,6 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<ExitCode, CliError> {
         OwnCommand::Resume(observer) => {
             suspend(&args.open().await?, &observer.observer, false).await
         }
-        OwnCommand::Complete { words } => complete::complete(&words).await,
     }
 }
 
