@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use testkit::wait::STALLED;
 use tokio::process::Command;
 
-use crate::api::cluster::{Plane, account, apply};
+use crate::api::cluster::{Plane, account_in, apply};
 use crate::support::listener::{Config, Process, observer, program};
 use crate::support::program::{Ended, command_by};
 use crate::support::{comes, database};
@@ -294,7 +294,7 @@ async fn observers_are_suspended_and_resumed(plugin: &Plugin, client: &Client) {
 
 async fn what_is_forbidden_is_named(plane: &Plane, client: &Client) {
     let folder = TempDir::new().unwrap();
-    let token = account(client, NAMESPACE, "nobody", json!([])).await;
+    let token = account_in(client, NAMESPACE, "nobody", json!([])).await;
     let nobody = Plugin::of(&plane.kubeconfig_of(&token, folder.path()));
     for (args, right) in [
         (
@@ -311,7 +311,7 @@ async fn what_is_forbidden_is_named(plane: &Plane, client: &Client) {
         {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
         {"apiGroups": ["observers.fraiseql.dev"], "resources": ["observers"], "verbs": ["get"]},
     ]);
-    let token = account(client, NAMESPACE, "reader", rules).await;
+    let token = account_in(client, NAMESPACE, "reader", rules).await;
     let reader = Plugin::of(&plane.kubeconfig_of(&token, folder.path()));
     for (args, right) in [
         (&["tail", "-l", "shop"][..], "pods/exec"),

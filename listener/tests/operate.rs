@@ -162,15 +162,12 @@ async fn relayed(
         .spawn()
         .unwrap();
     let mut input = child.stdin.take().unwrap();
-    let kept = match typed {
-        Some(typed) => {
-            input.write_all(typed.as_bytes()).await.unwrap();
-            Some(input)
-        }
-        None => {
-            drop(input);
-            None
-        }
+    let kept = if let Some(typed) = typed {
+        input.write_all(typed.as_bytes()).await.unwrap();
+        Some(input)
+    } else {
+        drop(input);
+        None
     };
     let output = comes("its end", child.wait_with_output()).await.unwrap();
     drop(kept);

@@ -19,7 +19,7 @@ const TIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("which").args(["filter", "reset"]).required(true))]
 pub(super) struct LogLevelArgs {
-    /// What is logged instead of what `RUST_LOG` said at the start, as debug or info,observer::attempt=debug
+    /// What is logged instead of what `RUST_LOG` said at the start, as `debug` or `info,observer::attempt=debug`
     #[arg(value_parser = filter)]
     filter: Option<String>,
     /// For how long, up to 24h; then each process logs as at its start

@@ -243,9 +243,9 @@ impl CommandFollower {
             for ReadCommand { id, command } in commands {
                 last = id;
                 let answer = self.obey(command, &mut logging);
-                match timeout(TIMEOUT, self.answer(id, &answer)).await {
-                    Ok(Ok(())) => {}
-                    _ => tracing::debug!(id, "cannot answer what this process was asked"),
+                let answered = timeout(TIMEOUT, self.answer(id, &answer)).await;
+                if !matches!(answered, Ok(Ok(()))) {
+                    tracing::debug!(id, "cannot answer what this process was asked");
                 }
             }
         }

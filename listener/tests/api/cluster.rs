@@ -73,8 +73,18 @@ pub(crate) async fn apply(client: &Client, resource: &str, object: Value) {
         .unwrap();
 }
 
+/// Makes a service account of the namespace of these tests.
+async fn account(client: &Client, name: &str, rules: Value) -> String {
+    account_in(client, NAMESPACE, name, rules).await
+}
+
 /// Makes a service account that may do this in the namespace, and returns a token of it.
-pub(crate) async fn account(client: &Client, namespace: &str, name: &str, rules: Value) -> String {
+pub(crate) async fn account_in(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    rules: Value,
+) -> String {
     let meta = json!({"name": name, "namespace": namespace});
     let rbac = "rbac.authorization.k8s.io/v1";
     for (resource, object) in [
@@ -153,22 +163,10 @@ async fn rights_in_a_control_plane_decide() {
         {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "list", "watch"]},
         {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["*"]},
     ]);
-    let pod = account(&client, NAMESPACE, "pod", pod).await;
-    let reader = account(&client, NAMESPACE, "reader", on_events(&["get"], "shop")).await;
-    let changer = account(
-        &client,
-        NAMESPACE,
-        "changer",
-        on_events(&["get", "update"], "shop"),
-    )
-    .await;
-    let others = account(
-        &client,
-        NAMESPACE,
-        "others",
-        on_events(&["get", "update"], "other"),
-    )
-    .await;
+    let pod = account(&client, "pod", pod).await;
+    let reader = account(&client, "reader", on_events(&["get"], "shop")).await;
+    let changer = account(&client, "changer", on_events(&["get", "update"], "shop")).await;
+    let others = account(&client, "others", on_events(&["get", "update"], "other")).await;
 
     let db = database().await;
     let spec = "  api: {kubernetes: {}, tokens: [{name: own, token: {value: one-of-its-own-tokens}, role: Read}]}\n";

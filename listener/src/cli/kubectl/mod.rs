@@ -129,7 +129,7 @@ pub fn command() -> Command {
 
 /// Runs the plugin and returns its exit code.
 pub(super) async fn run(matches: &ArgMatches) -> Result<ExitCode, CliError> {
-    let args = ClusterArgs::from_arg_matches(matches).map_err(usage)?;
+    let args = ClusterArgs::from_arg_matches(matches).map_err(|error| usage(&error))?;
     let Some((name, given)) = matches.subcommand() else {
         return Err(CliError::Config(
             "name a command; --help lists them".to_owned(),
@@ -142,7 +142,7 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<ExitCode, CliError> {
         let may_ask = arguments::asks(command, given);
         return in_pod(&args, words, !UNREADY.contains(&name), may_ask).await;
     }
-    match OwnCommand::from_arg_matches(matches).map_err(usage)? {
+    match OwnCommand::from_arg_matches(matches).map_err(|error| usage(&error))? {
         OwnCommand::Status(status) => show_status(args, status).await,
         OwnCommand::Suspend(observer) => {
             suspend(&args.open().await?, &observer.observer, true).await
@@ -153,7 +153,7 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<ExitCode, CliError> {
     }
 }
 
-fn usage(error: clap::Error) -> CliError {
+fn usage(error: &clap::Error) -> CliError {
     CliError::Config(error.to_string())
 }
 
@@ -224,9 +224,8 @@ async fn suspend(cluster: &Cluster, name: &str, suspended: bool) -> Result<ExitC
         &cluster.namespace,
         if suspended { "suspended" } else { "at work" },
     );
-    let found = match answer(async { api.get_opt(name).await }).await? {
-        Some(found) => found,
-        None => return Err(unknown(cluster, name).await),
+    let Some(found) = answer(async { api.get_opt(name).await }).await? else {
+        return Err(unknown(cluster, name).await);
     };
     if found.spec.suspend == suspended {
         say!("observer {namespace}/{name} is {state} already")?;
