@@ -15,7 +15,8 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     cargo build --profile dist --locked --package observer-operator --package observer-listener \
     && mkdir /out \
     && cp target/dist/observer-operator target/dist/observer-listener /out/ \
-    && strip /out/*
+    && strip /out/* \
+    && ln -s observer-listener /out/kubectl-observers
 
 FROM ${BASE_IMAGE}
 ARG VERSION=0.1.0

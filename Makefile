@@ -1,6 +1,6 @@
 HELM ?= $(shell command -v helm || echo "$$(e2e/cluster/build)/helm")
 
-.PHONY: help demo check test soak lint prepare generate docs chart figures e2e peers speed
+.PHONY: help demo check test soak lint prepare generate docs man chart figures e2e peers speed
 
 help: ## What can be made
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -27,6 +27,9 @@ prepare:
 
 generate: ## The chart's resource definitions and the reference of the docs, from the code
 	scripts/generate
+
+man: ## Man pages of all programs, in target/man
+	cargo run --quiet --locked --package observer-reference -- man target/man
 
 docs: ## The docs as a book, in target/book
 	scripts/docs

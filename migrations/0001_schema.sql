@@ -476,6 +476,27 @@ create table observer.cache_invalidation (
 create index on observer.cache_invalidation (listener, id);
 comment on table observer.cache_invalidation is 'Results of the cache that were dropped by hand, for as long as one may live.';
 
+-- What people asked all processes of a listener to do, until it is over. Written one at a time, so that who
+-- sees a number sees all before it.
+create table observer.process_command (
+    id bigint generated always as identity primary key,
+    listener text not null,
+    kind text not null check (kind in ('closeBreakers', 'logFilter')),
+    -- whose circuit breakers are closed; those of all where null
+    observer text,
+    action text,
+    -- what is logged until it expires; as each process was started with where null
+    filter text,
+    -- who reads it later does not obey it
+    expires_at timestamptz not null,
+    -- by process, how many circuit breakers it closed, or why it could not obey
+    answers jsonb not null default '{}',
+    created_at timestamptz not null default clock_timestamp(),
+    check (action is null or observer is not null)
+);
+create index on observer.process_command (listener, id);
+comment on table observer.process_command is 'What people asked all processes of a listener to do: to close circuit breakers, or to log more or less for a while.';
+
 -- Sources that fill the log from elsewhere, by slot, or by name where topics are read: what of them is in the log, and who reads them.
 create table observer.source (
     name text primary key,

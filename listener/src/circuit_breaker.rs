@@ -275,6 +275,15 @@ impl CircuitBreaker {
         }
     }
 
+    /// Closes it, as if it had never opened. Signals of attempts that are under way are ignored. Returns
+    /// whether it was not closed.
+    pub(crate) fn close(&mut self, now: Instant) -> bool {
+        let was_closed = self.state(now) == CircuitState::Closed;
+        self.transition_to(Phase::Closed);
+        self.threshold = FAILURE_THRESHOLD;
+        !was_closed
+    }
+
     /// Resets the failures: a run that a success ended was no outage.
     fn record_success(&mut self) {
         let forgotten = self.threshold.saturating_sub(1).max(FAILURE_THRESHOLD);

@@ -310,6 +310,19 @@ impl Observers {
         })
     }
 
+    /// Closes the circuit breakers of an observer's actions, or of one of them, or of all observers. Returns how
+    /// many were not closed; actions with the same endpoint share one.
+    pub(crate) fn close_circuits(&self, observer: Option<&str>, action: Option<&str>) -> usize {
+        let fits = |name: &ActionName| {
+            observer.is_none_or(|one| one == &*name.observer)
+                && action.is_none_or(|one| one == &*name.action)
+        };
+        let targets = self.targets.iter().filter(|target| fits(&target.name));
+        targets
+            .filter(|target| target.action.close_circuit())
+            .count()
+    }
+
     /// Returns the identities of the observers, in their order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.compiled.iter().map(|one| &*one.name)

@@ -219,7 +219,7 @@ async fn drop_all_dead_letters_is_scoped_to_one_listener() {
     }
     let url = ["--database-url", &db.url];
     for args in [
-        &["dead-letters", "redrive", "--all"][..],
+        &["dead-letters", "redrive", "--all", "--yes"][..],
         &["dead-letters", "drop", "--all", "--yes"],
         &["drop-listener", "--yes"],
         &["reset-position", "--yes"],
@@ -259,7 +259,7 @@ async fn a_listener_that_is_not_known_is_no_success() {
         &["jobs", "list"],
         &["dead-letters", "list"],
         &["dead-letters", "export"],
-        &["dead-letters", "redrive", "--all"],
+        &["dead-letters", "redrive", "--all", "--yes"],
         &["reset-position", "--yes"],
     ] {
         let named = ["--listener", "shpo", "--database-url", &db.url];

@@ -148,7 +148,7 @@ async fn many_are_redriven_in_the_order_of_their_keys() {
     letters(&db, 100).await;
     sink.behave(Behaviour::Ok);
     assert!(
-        dlq(&db, &["redrive", "--all"])
+        dlq(&db, &["redrive", "--all", "--yes"])
             .await
             .starts_with("100 to redrive")
     );
@@ -176,7 +176,7 @@ async fn a_condition_that_was_mended_decides_anew() {
     db.run("insert into orders values (1, 'much'), (2, 'little')")
         .await;
     letters(&db, 2).await;
-    dlq(&db, &["redrive", "--all"]).await;
+    dlq(&db, &["redrive", "--all", "--yes"]).await;
     let letters = settled(&db, 2).await;
     assert!(
         letters.iter().all(|one| one["errorKind"] == "condition"),
@@ -184,7 +184,7 @@ async fn a_condition_that_was_mended_decides_anew() {
     );
     process.stop().await;
     config.change("new.total > 10", "new.total == \"much\"");
-    dlq(&db, &["redrive", "--all", "--kind", "condition"]).await;
+    dlq(&db, &["redrive", "--all", "--yes", "--kind", "condition"]).await;
     let process = Process::run(&config);
     settled(&db, 0).await;
     process.stop().await;
@@ -212,7 +212,7 @@ async fn what_an_observer_left_behind_can_be_dropped() {
     process.stop().await;
     config.change("name: gone", "name: heir");
     let process = Process::run(&config);
-    dlq(&db, &["redrive", "--all", "--observer", "gone"]).await;
+    dlq(&db, &["redrive", "--all", "--yes", "--observer", "gone"]).await;
     let left = settled(&db, 6).await;
     let removed: Vec<&Value> = left
         .iter()

@@ -165,7 +165,7 @@ async fn every_event_is_delivered_waiting_or_a_dead_letter() {
     }
     config.change("timeout: 500ms", "timeout: 30s");
     let process = Process::run(&config);
-    dlq(&db, &["redrive", "--all"]).await;
+    dlq(&db, &["redrive", "--all", "--yes"]).await;
     let waiting = async || {
         let left: i64 = db
             .value("select (select count(*) from observer.job) + (select count(*) from observer.dead_letter)")

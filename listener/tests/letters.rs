@@ -139,7 +139,9 @@ async fn rate_limited_redrive_is_paced_and_ordered() {
     letters(&db, 4 * ROWS).await;
     sink.behave(Behaviour::Ok);
     let begun = Instant::now();
-    let all = ["redrive", "--all", "--action", "post", "--rate", "40"];
+    let all = [
+        "redrive", "--all", "--yes", "--action", "post", "--rate", "40",
+    ];
     let said = dlq(&db, &all).await;
     // The first part of 20 at once, then one each half second.
     assert!(said.starts_with("80 to redrive"), "{said}");
@@ -181,7 +183,7 @@ async fn a_redrive_at_a_rate_asks_once_for_what_fails_again_at_once() {
     config.change("name: bills", "name: others");
     let process = Process::run(&config);
     // Its observer is gone, so each is back within the two seconds between two looks.
-    let said = dlq(&db, &["redrive", "--all", "--rate", "4"]).await;
+    let said = dlq(&db, &["redrive", "--all", "--yes", "--rate", "4"]).await;
     assert!(said.starts_with("16 to redrive"), "{said}");
     eventually("all are back", async || {
         let back: i64 = db
@@ -228,7 +230,7 @@ async fn large_letters_are_exported_and_redriven_in_bounded_parts() {
     .concat();
     assert!(command(&args).await.err.contains("there is no dead letter"));
     sink.behave(Behaviour::Ok);
-    dlq(&db, &["redrive", "--all"]).await;
+    dlq(&db, &["redrive", "--all", "--yes"]).await;
     amounts_to("deliveries", 5, async || sink.counts().succeeded).await;
     process.stop().await;
 }

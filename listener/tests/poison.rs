@@ -286,7 +286,7 @@ async fn large_rows_arrive_whole_and_larger_ones_are_set_aside() {
     let large = at(&told, "2")["t"].as_str().unwrap();
     assert_eq!(large.len(), 10 * MIB);
     let process = Process::run(&config);
-    dlq(&db, &["redrive", "--all"]).await;
+    dlq(&db, &["redrive", "--all", "--yes"]).await;
     eventually("the redrive is over", async || {
         let settled = "select coalesce(bool_and(redrive_requested_at is null), false) from observer.dead_letter";
         db.value::<bool>(settled).await.then_some(())

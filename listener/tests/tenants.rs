@@ -52,7 +52,7 @@ async fn tenants_see_only_their_own_events_in_every_path() {
         "select count(*) from observer.dead_letter where observer <> 'default/of-' || tenant";
     assert_eq!(db.value::<i64>(mixed).await, 0);
     sink.behave(Behaviour::Ok);
-    let said = dlq(&db, &["redrive", "--all", "--tenant", "a"]).await;
+    let said = dlq(&db, &["redrive", "--all", "--yes", "--tenant", "a"]).await;
     assert!(said.starts_with("1 to redrive"), "{said}");
     amounts_to("deliveries", 1, async || sink.counts().succeeded).await;
     let path = config.path();
@@ -101,7 +101,7 @@ async fn what_waits_is_not_shown_to_the_tenant_that_comes_after() {
     sink.behave_at("/a", Behaviour::Ok);
     sink.behave_at("/b", Behaviour::Ok);
     let process = Process::run(&config);
-    dlq(&db, &["redrive", "--all"]).await;
+    dlq(&db, &["redrive", "--all", "--yes"]).await;
     eventually("both are set aside", async || {
         let barred: i64 = db
             .value("select count(*) from observer.dead_letter where error_kind = 'removed' and error like '%another''s%'")

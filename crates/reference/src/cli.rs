@@ -9,14 +9,64 @@ pub(crate) fn body() -> String {
     let mut text = "`--help` of each command says the same. \
         Exit code 0: stopped as asked. 1: the command failed while it ran, and the message says what \
         to do. 2: the configuration or the command line is wrong, or `--yes` is missing for a command \
-        that repeats or deletes something. A command for a listener, a dead letter or a job that does \
+        that repeats or deletes something; at a terminal such a command asks. 130: interrupted, with `kubectl observers`. A command for a listener, a dead letter or a job that does \
         not exist ends with 1.\n\n"
         .to_owned();
     for mut program in [listener::cli::command(), operator::cli::command()] {
         program.build();
         section(&program, program.get_name(), &mut text);
     }
+    plugin(&mut text);
     text
+}
+
+/// Writes of the plugin what it does itself. The other commands are those of the listener's program.
+fn plugin(text: &mut String) {
+    let mut plugin = listener::cli::kubectl::command();
+    plugin.build();
+    let same = listener::cli::command();
+    let is_same = |child: &&Command| {
+        child.get_name() != "status" && same.find_subcommand(child.get_name()).is_some()
+    };
+    let path = "kubectl observers";
+    head(&plugin, path, "kubectl observers [OPTIONS] <COMMAND>", text);
+    let shown = || shown(&plugin);
+    text.push_str(&table(
+        ["Command", "Purpose"],
+        shown().map(|child| {
+            let name = child.get_name();
+            let program = if is_same(&child) {
+                "observer-listener"
+            } else {
+                "kubectl-observers"
+            };
+            [format!("[`{name}`](#{program}-{name})"), about(child)]
+        }),
+    ));
+    option_table(&plugin, true, text);
+    for child in shown().filter(|child| !is_same(child)) {
+        section(child, &format!("{path} {}", child.get_name()), text);
+    }
+}
+
+fn shown(command: &Command) -> impl Iterator<Item = &Command> {
+    let children = command.get_subcommands();
+    children.filter(|child| child.get_name() != "help" && !child.is_hide_set())
+}
+
+fn about(command: &Command) -> String {
+    let about = command.get_about().map(ToString::to_string);
+    cell(&about.unwrap_or_default())
+}
+
+fn head(command: &Command, path: &str, usage: &str, text: &mut String) {
+    let about = command.get_long_about().or(command.get_about());
+    let about = about
+        .map(|about| cell(&about.to_string()))
+        .unwrap_or_default();
+    text.push_str(&format!(
+        "## {path}\n\n{about}.\n\n```text\n{usage}\n```\n\n"
+    ));
 }
 
 /// Options that stand in a table, in the order of their names. What clap adds itself is left out.
@@ -51,38 +101,33 @@ pub(crate) fn default(arg: &Arg) -> String {
 }
 
 fn section(command: &Command, path: &str, text: &mut String) {
-    let about = command.get_long_about().or(command.get_about());
-    let about = about
-        .map(|about| cell(&about.to_string()))
-        .unwrap_or_default();
-    let children: Vec<&Command> = command
-        .get_subcommands()
-        .filter(|child| child.get_name() != "help" && !child.is_hide_set())
-        .collect();
+    let children: Vec<&Command> = shown(command).collect();
     let usage = match &children[..] {
         [] => command.clone().render_usage().to_string(),
         _ => format!("Usage: {path} [OPTIONS] <COMMAND>"),
     };
     let usage = usage.trim_start_matches("Usage: ").trim();
-    text.push_str(&format!(
-        "## {path}\n\n{about}.\n\n```text\n{usage}\n```\n\n"
-    ));
+    head(command, path, usage, text);
     text.push_str(&table(
         ["Command", "Purpose"],
         children.iter().map(|child| {
-            let about = child
-                .get_about()
-                .map(ToString::to_string)
-                .unwrap_or_default();
             let anchor = format!("{path}-{}", child.get_name()).replace(' ', "-");
-            [format!("[`{}`](#{anchor})", child.get_name()), cell(&about)]
+            [format!("[`{}`](#{anchor})", child.get_name()), about(child)]
         }),
     ));
+    option_table(command, !path.contains(' '), text);
+    for child in children {
+        section(child, &format!("{path} {}", child.get_name()), text);
+    }
+}
+
+/// Writes the options of a command; those of all commands `with_global` only.
+fn option_table(command: &Command, with_global: bool, text: &mut String) {
     text.push_str(&table(
         ["Option", "Default", "Environment", "Meaning"],
         options(command)
             .into_iter()
-            .filter(|arg| !arg.is_global_set() || !path.contains(' '))
+            .filter(|arg| !arg.is_global_set() || with_global)
             .map(|arg| {
                 let env = arg
                     .get_env()
@@ -106,9 +151,6 @@ fn section(command: &Command, path: &str, text: &mut String) {
                 ]
             }),
     ));
-    for child in children {
-        section(child, &format!("{path} {}", child.get_name()), text);
-    }
 }
 
 /// Name of an option with the names of its values.

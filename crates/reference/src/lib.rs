@@ -63,6 +63,20 @@ pub fn pages() -> anyhow::Result<Vec<Page>> {
     ])
 }
 
+/// Writes the man pages of all programs and their commands into a folder.
+pub fn write_man_pages(folder: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let programs = [
+        listener::cli::command(),
+        listener::cli::kubectl::command(),
+        operator::cli::command(),
+    ];
+    for program in programs {
+        clap_mangen::generate_to(program, folder)?;
+    }
+    Ok(())
+}
+
 /// Escapes a text for a cell of a table. Code spans stay as they are.
 fn cell(text: &str) -> String {
     let mut out = String::with_capacity(text.len());

@@ -10,5 +10,6 @@
 mod alerts;
 mod fresh;
 mod links;
+mod man;
 mod markdown;
 mod reasons;

@@ -160,7 +160,8 @@ pub(crate) fn shown(name: &str) -> Cow<'_, str> {
 }
 
 /// Returns the known name that a misspelled one is closest to.
-pub(crate) fn closest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+#[must_use]
+pub fn closest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if name.len() > MAX_SHOWN {
         return None;
     }

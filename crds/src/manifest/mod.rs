@@ -9,7 +9,7 @@ pub(crate) mod schema;
 pub(crate) mod secrets;
 pub(crate) mod yaml;
 
-pub use diagnostics::{Diagnostic, Diagnostics, SourceMap};
+pub use diagnostics::{Diagnostic, Diagnostics, SourceMap, closest};
 
 /// A file that the caller has read.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@ mod conditions;
 mod failover;
 mod faults;
 mod idle;
+mod kubectl;
 mod outage;
 mod outputs;
 mod refusals;

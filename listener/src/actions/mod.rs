@@ -147,6 +147,13 @@ impl Action {
         self.admission.gate.capacity(now)
     }
 
+    /// Closes the circuit breaker of its endpoint, which actions of the same endpoint share. Returns whether it
+    /// was not closed.
+    #[must_use]
+    pub(crate) fn close_circuit(&self) -> bool {
+        self.admission.gate.close(Instant::now())
+    }
+
     /// Status of the endpoint; nothing where there is none.
     #[must_use]
     pub fn endpoint_status(&self) -> Option<EndpointStatus> {

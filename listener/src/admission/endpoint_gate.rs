@@ -184,6 +184,16 @@ impl EndpointGate {
             })
     }
 
+    /// Closes the circuit breaker of the endpoint. Returns whether it was not closed.
+    pub(crate) fn close(&self, now: Instant) -> bool {
+        let Some(endpoint) = &self.endpoint else {
+            return false;
+        };
+        let mut health = lock(&endpoint.health);
+        health.since = None;
+        health.breaker.close(now)
+    }
+
     pub(crate) fn endpoint_status(&self, now: Instant) -> Option<EndpointStatus> {
         let endpoint = self.endpoint.as_ref()?;
         let health = lock(&endpoint.health);

@@ -384,3 +384,25 @@ proptest! {
         prop_assert!(breaker.admit(true, now).is_ok());
     }
 }
+
+#[test]
+fn closed_by_hand_it_is_as_new() {
+    let now = Instant::now();
+    let mut breaker = CircuitBreaker::new();
+    assert!(!breaker.close(now));
+    let late = breaker.admit(true, now).unwrap();
+    fail(&mut breaker, FAILURE_THRESHOLD, now);
+    assert!(breaker.close(now));
+    assert_eq!(breaker.state(now), CircuitState::Closed);
+    assert_eq!(breaker.capacity(now), None);
+    // What was under way says nothing of the endpoint as it is now.
+    assert_eq!(breaker.record(late, Signal::Failure, now, 1.0), None);
+    assert_eq!(fail(&mut breaker, FAILURE_THRESHOLD - 1, now), None);
+    assert!(fail(&mut breaker, 1, now).is_some());
+    // So does a probe that is under way.
+    let later = now + INITIAL_OPEN;
+    let probe = breaker.admit(true, later).unwrap();
+    assert!(breaker.close(later));
+    assert_eq!(breaker.record(probe, Signal::Failure, later, 1.0), None);
+    assert_eq!(breaker.state(later), CircuitState::Closed);
+}

@@ -1,6 +1,5 @@
 //! `backfill`: send the rows that a table has as events of operation `Read`.
 
-use std::io::IsTerminal;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -17,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::output::{OutputFormat, confirm, counted, say, time};
 use super::schema::open_database_of_listener;
 use super::table::{one_line, print};
+use super::terminal::Progress;
 use super::{CliError, DatabaseArgs, identity, observer_of, watch};
 
 /// Interval of looks at a backfill that is followed.
@@ -87,7 +87,8 @@ pub(super) async fn backfill(command: BackfillCommand) -> Result<(), CliError> {
         BackfillCommand::Start(args) => start(args).await,
         BackfillCommand::List { output, database } => list(database, output).await,
         BackfillCommand::Cancel(args) => {
-            let (pool, listener) = open_database_of_listener(&args.database.resolve()?).await?;
+            let (pool, listener) =
+                open_database_of_listener(&args.database.resolve().await?).await?;
             let done = backfill::cancel(&pool, &listener, args.id).await?;
             changed(
                 done,
@@ -96,7 +97,8 @@ pub(super) async fn backfill(command: BackfillCommand) -> Result<(), CliError> {
             )
         }
         BackfillCommand::Resume(args) => {
-            let (pool, listener) = open_database_of_listener(&args.database.resolve()?).await?;
+            let (pool, listener) =
+                open_database_of_listener(&args.database.resolve().await?).await?;
             let done = backfill::resume(&pool, &listener, args.id).await?;
             changed(
                 done,
@@ -121,7 +123,7 @@ fn changed(done: Change, id: i64, what: &str) -> Result<(), CliError> {
 }
 
 async fn start(args: StartArgs) -> Result<(), CliError> {
-    let database = args.database.resolve()?;
+    let database = args.database.resolve().await?;
     let observer = args.observer.map(identity);
     if let Some(bundle) = &database.bundle {
         check_observers(bundle, &args.table, observer.as_deref())?;
@@ -155,7 +157,8 @@ async fn start(args: StartArgs) -> Result<(), CliError> {
             "the rows of {}{which} would be delivered as events of operation Read: about {estimate} in the table",
             request.entity
         ),
-    )?;
+    )
+    .await?;
     let id = match backfill::start(&pool, &request).await {
         Ok(id) => id,
         Err(error @ (StoreError::TooMany | StoreError::Invalid(_))) => {
@@ -220,19 +223,17 @@ async fn one(pool: &PgPool, listener: &str, id: i64) -> Result<Option<Backfill>,
 /// Shows how far a backfill is until it is over; nothing where that was interrupted.
 async fn follow(pool: &PgPool, listener: &str, id: i64) -> Result<Option<Backfill>, CliError> {
     let stop: CancellationToken = watch::stop_on_interrupt()?;
-    let is_shown = std::io::stderr().is_terminal();
+    let mut progress = None;
     let (begun, mut is_remarked) = (Instant::now(), false);
     while !stop.is_cancelled() {
         let Some(found) = one(pool, listener, id).await? else {
             return Err(anyhow::anyhow!("backfill {id} was deleted with its listener").into());
         };
-        if is_shown {
-            logs::say(&format!("\r{}   ", progress(&found)));
-        }
+        let state = format!("  {}", found.state.as_str());
+        progress
+            .get_or_insert_with(|| Progress::new(("row", "rows"), expected(&found)))
+            .show(found.rows_read, &state);
         if found.state.is_over() {
-            if is_shown {
-                logs::say("\n");
-            }
             return Ok(Some(found));
         }
         let is_late = found.state == BackfillState::Pending && begun.elapsed() >= REMARK_AFTER;
@@ -244,24 +245,12 @@ async fn follow(pool: &PgPool, listener: &str, id: i64) -> Result<Option<Backfil
         }
         stop.run_until_cancelled(sleep(LOOK_INTERVAL)).await;
     }
-    if is_shown {
-        logs::say("\n");
-    }
     Ok(None)
 }
 
-fn progress(found: &Backfill) -> String {
-    let read = counted(found.rows_read, "row", "rows");
-    match found.estimated_rows.filter(|rows| *rows > 0) {
-        Some(rows) if found.filters.is_empty() => {
-            let percent = (found.rows_read.saturating_mul(100) / rows).min(100);
-            format!(
-                "{}: {read} of about {rows} ({percent}%)",
-                found.state.as_str()
-            )
-        }
-        _ => format!("{}: {read}", found.state.as_str()),
-    }
+/// Returns about how many rows it will read, if that is known.
+fn expected(found: &Backfill) -> Option<u64> {
+    found.estimated_rows.filter(|_| found.filters.is_empty())
 }
 
 const HEAD: [&str; 8] = [
@@ -276,7 +265,7 @@ const HEAD: [&str; 8] = [
 ];
 
 async fn list(database: DatabaseArgs, output: OutputFormat) -> Result<(), CliError> {
-    let (pool, listener) = open_database_of_listener(&database.resolve()?).await?;
+    let (pool, listener) = open_database_of_listener(&database.resolve().await?).await?;
     let all = backfill::list(&pool, &listener, None).await?;
     if matches!(output, OutputFormat::Json) {
         return say!("{}", serde_json::to_string_pretty(&all)?);

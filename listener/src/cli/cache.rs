@@ -1,7 +1,7 @@
 //! `cache`: show what the caches of a listener's processes hold and have served, or drop results from them.
 
 use clap::{ArgGroup, Args, Subcommand};
-use crds::config::{Bundle, ObserverConfig};
+use crds::config::Bundle;
 use observer_listener::cache::CacheStats;
 use observer_listener::cache::commands::{self, Invalidation};
 use observer_listener::coordination::heartbeat::{self, MemberState};
@@ -9,7 +9,7 @@ use observer_listener::coordination::heartbeat::{self, MemberState};
 use super::output::{OutputFormat, say};
 use super::schema::open_database_of_listener;
 use super::table::{one_line, print};
-use super::{CliError, DatabaseArgs, identity};
+use super::{CliError, DatabaseArgs, identity, observer_of};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum CacheCommand {
@@ -60,7 +60,7 @@ const HEAD: [&str; 9] = [
 ];
 
 async fn stats(database: DatabaseArgs, output: OutputFormat) -> Result<(), CliError> {
-    let (pool, listener) = open_database_of_listener(&database.resolve()?).await?;
+    let (pool, listener) = open_database_of_listener(&database.resolve().await?).await?;
     let members = heartbeat::members(&pool, &listener).await?;
     let with_cache: Vec<(&MemberState, &CacheStats)> = members
         .iter()
@@ -108,7 +108,7 @@ fn row(member: &MemberState, stats: &CacheStats) -> [String; 9] {
 }
 
 async fn invalidate(args: InvalidateArgs) -> Result<(), CliError> {
-    let database = args.database.resolve()?;
+    let database = args.database.resolve().await?;
     let what = Invalidation {
         observer: args.observer.map(identity),
         name: args.name,
@@ -134,22 +134,7 @@ fn check_names(bundle: &Bundle, what: &Invalidation) -> Result<(), CliError> {
     let Some(observer) = &what.observer else {
         return Ok(());
     };
-    let found = bundle
-        .observers
-        .iter()
-        .find(|one| one.identity() == *observer);
-    let Some(found) = found else {
-        let known: Vec<String> = bundle
-            .observers
-            .iter()
-            .map(ObserverConfig::identity)
-            .collect();
-        let message = format!(
-            "no such observer {observer}; there are {}",
-            known.join(", ")
-        );
-        return Err(CliError::Config(message));
-    };
+    let found = observer_of(bundle, observer)?;
     let lookups = found.enrich.iter().map(|one| &one.name);
     let mut names = lookups.chain(found.actions.iter().map(|one| &one.name));
     match &what.name {

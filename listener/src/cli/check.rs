@@ -16,6 +16,7 @@ use observer_listener::history::events::EventId;
 use observer_listener::lint::lint;
 use observer_listener::observers::Observers;
 use observer_listener::{history, migrate, tracking};
+use program::logs;
 use serde::Serialize;
 use sqlx::PgPool;
 
@@ -31,7 +32,7 @@ const DATABASE_URL: &str = "spec.database.url";
 const OWN_URL: &str = "spec.egress.ownDatabase.url";
 
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("what").args(["files"]).required(true))]
+#[command(group = ArgGroup::new("what").args(["files", "bundle"]).required(true))]
 pub(super) struct CheckArgs {
     #[command(flatten)]
     files: FileArgs,
@@ -75,7 +76,7 @@ struct ReportedProblem<'a> {
 
 /// Prints all problems, or a summary if there are none.
 pub(super) async fn check(args: &CheckArgs) -> Result<(), CliError> {
-    let (loaded, observers, source_map, mut problems) = match files::try_load(&args.files)? {
+    let (loaded, observers, source_map, mut problems) = match files::try_load(&args.files).await? {
         Ok(Loaded { bundle, source_map }) => {
             let observers = bundle.observers.clone();
             (Some(bundle), observers, source_map, Vec::new())
@@ -294,8 +295,21 @@ async fn query_tracking(
     Ok(tracking::findings(&captured, source, (listed, &steps), observers.needs()).await?)
 }
 
-/// Compiles the observers of files that were loaded. Fails with all problems and their places.
-pub(super) fn compile(loaded: &Loaded, runtime: &ActionRuntime) -> Result<Observers, CliError> {
+/// Compiles the observers of what was loaded. Files fail with all problems and their places; a bundle goes
+/// without those that do not compile, as the pods that run it do.
+pub(super) fn compile(
+    args: &FileArgs,
+    loaded: &Loaded,
+    runtime: &ActionRuntime,
+) -> Result<Observers, CliError> {
+    if args.is_bundle() {
+        let (observers, problems) =
+            Observers::compile_what_can_run(&loaded.bundle.observers, runtime);
+        for problem in problems {
+            logs::say(&format!("warning: {problem}\n"));
+        }
+        return Ok(observers);
+    }
     Observers::compile(&loaded.bundle.observers, runtime).map_err(|problems| {
         let located = problems.into_iter().map(|one| {
             let source_map = &loaded.source_map;

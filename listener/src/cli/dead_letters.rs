@@ -1,6 +1,5 @@
 //! `dead-letters`: list, redrive, export and drop dead letters.
 
-use std::io::IsTerminal;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, Utc};
@@ -8,14 +7,14 @@ use clap::{Args, Subcommand};
 use crds::config::ObserverConfig;
 use crds::duration::HumanDuration;
 use observer_listener::dead_letters::admin::{self, DeadLetterFilter, DeadLetterRow};
-use program::logs;
 use sqlx::PgPool;
 use tokio::time::MissedTickBehavior;
 
 use super::output::{OutputFormat, PICKUP_NOTE, confirm, counted, say, time};
 use super::schema::{listener_required, open_database};
 use super::table::{one_line, print};
-use super::{CliError, DatabaseArgs, identity};
+use super::terminal::Progress;
+use super::{CliError, DatabaseArgs, did_you_mean, identity};
 
 /// Dead letters in memory during an export.
 const EXPORT_PAGE: i64 = 100;
@@ -53,6 +52,9 @@ pub(super) enum DeadLettersCommand {
         rate: Option<u32>,
         #[command(flatten)]
         selection: DeadLetterSelectionArgs,
+        /// Confirm that all are delivered again
+        #[arg(long)]
+        yes: bool,
     },
     /// Delete dead letters permanently
     Drop {
@@ -173,9 +175,14 @@ pub(super) async fn dead_letters(command: DeadLettersCommand) -> Result<(), CliE
             };
             say!("{}", serde_json::to_string_pretty(&letter)?)?;
         }
-        DeadLettersCommand::Redrive { rate, selection } => {
+        DeadLettersCommand::Redrive {
+            rate,
+            selection,
+            yes,
+        } => {
             let (pool, filter) = selection.open().await?;
             let missing = admin::missing(&pool, &filter).await?;
+            confirm_all(&pool, &filter, yes, "would be delivered again").await?;
             let count = match rate {
                 None => admin::redrive_selected(&pool, &filter).await?,
                 Some(rate) => redrive_at(&pool, &filter, rate).await?,
@@ -186,11 +193,7 @@ pub(super) async fn dead_letters(command: DeadLettersCommand) -> Result<(), CliE
         DeadLettersCommand::Drop { selection, yes } => {
             let (pool, filter) = selection.open().await?;
             let missing = admin::missing(&pool, &filter).await?;
-            if filter.ids.is_none() {
-                let count = admin::count(&pool, &filter).await?.unsigned_abs();
-                let count = counted(count, "dead letter", "dead letters");
-                confirm(yes, &format!("{count} would be dropped permanently"))?;
-            }
+            confirm_all(&pool, &filter, yes, "would be dropped permanently").await?;
             say!("{} dropped", admin::drop_selected(&pool, &filter).await?)?;
             require_found(&missing)?;
         }
@@ -202,12 +205,28 @@ pub(super) async fn dead_letters(command: DeadLettersCommand) -> Result<(), CliE
     Ok(())
 }
 
+/// Asks for a confirmation of what is done to all that match; ids are confirmation enough.
+async fn confirm_all(
+    pool: &PgPool,
+    filter: &DeadLetterFilter,
+    yes: bool,
+    effect: &str,
+) -> Result<(), CliError> {
+    if filter.ids.is_some() {
+        return Ok(());
+    }
+    let count = admin::count(pool, filter).await?.unsigned_abs();
+    let count = counted(count, "dead letter", "dead letters");
+    confirm(yes, &format!("{count} {effect}")).await
+}
+
 /// Redrives the dead letters that match now, at a rate. Those that fail again meanwhile are not redriven
 /// twice.
 async fn redrive_at(pool: &PgPool, filter: &DeadLetterFilter, rate: u32) -> Result<u64, CliError> {
     let up_to = admin::newest(pool, filter).await?;
     let all = admin::count(pool, filter).await?;
-    let show_progress = std::io::stderr().is_terminal();
+    let all = u64::try_from(all).ok();
+    let progress = Progress::new(("dead letter", "dead letters"), all);
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut count, mut due, mut after) = (0, 0.0, admin::RedriveCursor::default());
@@ -224,16 +243,11 @@ async fn redrive_at(pool: &PgPool, filter: &DeadLetterFilter, rate: u32) -> Resu
         let most = whole as i64;
         let (requested, cursor) = admin::redrive_some(pool, filter, (after, up_to), most).await?;
         count += requested;
-        if show_progress {
-            logs::say(&format!("\r{count} of {all}"));
-        }
+        progress.show(count, "");
         match cursor {
             Some(cursor) => after = cursor,
             None => break,
         }
-    }
-    if show_progress {
-        logs::say("\n");
     }
     Ok(count)
 }
@@ -271,7 +285,7 @@ async fn open(
     filter: DeadLetterFilterArgs,
     ids: Option<Vec<i64>>,
 ) -> Result<(PgPool, DeadLetterFilter), CliError> {
-    let database = database.resolve()?;
+    let database = database.resolve().await?;
     let (pool, listener) = open_database(&database).await?;
     if let Some(observer) = filter.observer.clone().map(identity) {
         let observers = database.bundle.iter().flat_map(|bundle| &bundle.observers);
@@ -312,7 +326,8 @@ async fn check_name(
         return Ok(());
     }
     Err(anyhow::anyhow!(
-        "no such observer {observer}: it has no dead letters, and is not in the given files"
+        "no such observer {observer}: it has no dead letters, and is not in the given files{}",
+        did_you_mean(observer, named)
     )
     .into())
 }

@@ -1,19 +1,18 @@
 //! `replay --dry-run`: what a replay would deliver, and why not the rest.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
 
 use observer_listener::dead_letters::replay::ReplaySelection;
 use observer_listener::history::past::{self, PastEvent};
 use observer_listener::matching::RuleMatch;
 use observer_listener::observers::Observers;
-use program::logs;
 use serde::Serialize;
 use sqlx::PgPool;
 
 use super::CliError;
 use super::output::{OutputFormat, counted, say};
 use super::table;
+use super::terminal::Progress;
 
 /// Number of events in memory.
 const PAGE: u64 = 500;
@@ -89,7 +88,7 @@ async fn evaluate(
         skipped: 0,
         not_delivered: Vec::new(),
     };
-    let show_progress = std::io::stderr().is_terminal();
+    let progress = Progress::new(("event", "events"), Some(all.min(limit)));
     let actions = selection.actions.len() as u64;
     let mut reasons = Reasons::default();
     let mut before = i64::MAX;
@@ -107,14 +106,9 @@ async fn evaluate(
                 result.deliveries += actions.saturating_sub(past.kept);
             }
         }
-        if show_progress {
-            let (done, of) = (result.evaluated, all.min(limit));
-            logs::say(&format!("\revaluated {done} of {of}"));
-        }
+        progress.show(result.evaluated, " evaluated");
     }
-    if show_progress {
-        logs::say("\n");
-    }
+    drop(progress);
     result.events = result.events.max(result.evaluated);
     result.not_delivered = reasons.sorted();
     Ok(result)

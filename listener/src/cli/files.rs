@@ -3,19 +3,41 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use crds::bundle::BUNDLE_KEY;
 use crds::config::Redacted;
 use crds::loader::Loaded;
 use crds::manifest::{Diagnostics, SourceFile};
+use observer_listener::runtime::cluster;
 
 use super::{CliError, FileArgs};
 
-/// Loads and checks the files.
-pub(super) fn load(args: &FileArgs) -> Result<Loaded, CliError> {
-    try_load(args)?.map_err(|report| CliError::Config(report.to_string()))
+/// Loads and checks the files, or the bundle where no file is given.
+pub(super) async fn load(args: &FileArgs) -> Result<Loaded, CliError> {
+    try_load(args)
+        .await?
+        .map_err(|report| CliError::Config(report.to_string()))
 }
 
-/// Loads the files; returns their problems as a report.
-pub(super) fn try_load(args: &FileArgs) -> Result<Result<Loaded, Diagnostics>, CliError> {
+/// Loads the files, or the bundle where no file is given; returns their problems as a report.
+pub(super) async fn try_load(args: &FileArgs) -> Result<Result<Loaded, Diagnostics>, CliError> {
+    match &args.bundle.bundle {
+        Some(bundle) if args.is_bundle() => {
+            let namespace = args.bundle.namespace.as_deref();
+            let text = cluster::read_bundle(namespace, bundle).await?;
+            let path = BUNDLE_KEY.to_owned();
+            let sources = [SourceFile { path, text }];
+            Ok(crds::loader::load(&sources, &|_, _| None, None))
+        }
+        _ => try_load_files(args),
+    }
+}
+
+/// Loads and checks the files.
+pub(super) fn load_files(args: &FileArgs) -> Result<Loaded, CliError> {
+    try_load_files(args)?.map_err(|report| CliError::Config(report.to_string()))
+}
+
+fn try_load_files(args: &FileArgs) -> Result<Result<Loaded, Diagnostics>, CliError> {
     let mut sources = Vec::new();
     for path in &args.files {
         if path.is_dir() {

@@ -159,7 +159,7 @@ pub(super) async fn jobs(command: JobsCommand) -> Result<(), CliError> {
             if filter.ids.is_none() {
                 let (_, count) = queue.list(&filter, 1).await?;
                 let count = counted(count, "job", "jobs");
-                confirm(yes, &format!("{count} would be cancelled permanently"))?;
+                confirm(yes, &format!("{count} would be cancelled permanently")).await?;
             }
             say!("{} cancelled", queue.cancel(&filter).await?)?;
             require_found(&missing)?;
@@ -208,16 +208,16 @@ type ActionNames = BTreeSet<(String, String)>;
 /// Opens the queue of a listener from its files or from the database URL. Also returns the names in the
 /// files.
 async fn open(args: DatabaseArgs) -> Result<(Arc<dyn JobQueue>, ActionNames), CliError> {
-    if args.files.is_empty() {
-        let (pool, listener) = open_database_of_listener(&args.resolve()?).await?;
+    let Some(described) = args.described() else {
+        let (pool, listener) = open_database_of_listener(&args.resolve().await?).await?;
         if backend::is_in_redis(&pool, &listener).await? {
             return Err(CliError::Config(format!(
                 "jobs of listener {listener} are in Redis: name its files with -f FILE, which contain the address"
             )));
         }
         return Ok((postgres(pool, &listener), ActionNames::new()));
-    }
-    let bundle = files::load(&args.file_args())?.bundle;
+    };
+    let bundle = files::load(&described).await?.bundle;
     let names = bundle.observers.iter().flat_map(|observer| {
         let actions = observer.actions.iter();
         actions.map(|action| (observer.identity(), action.name.clone()))
@@ -261,8 +261,8 @@ pub(super) async fn open_for_status(
     args: DatabaseArgs,
 ) -> Result<(PgPool, Option<String>, Option<Arc<dyn JobQueue>>), CliError> {
     let mut queue = None;
-    if !args.files.is_empty() {
-        let listener = files::load(&args.file_args())?.bundle.listener;
+    if let Some(described) = args.described() {
+        let listener = files::load(&described).await?.bundle.listener;
         let pool = connect(&listener.database_url).await?;
         migrate::verify(&pool).await?;
         let identity = listener.identity();
@@ -275,7 +275,7 @@ pub(super) async fn open_for_status(
         };
         return Ok((pool, Some(identity), queue));
     }
-    let (pool, listener) = open_database(&args.resolve()?).await?;
+    let (pool, listener) = open_database(&args.resolve().await?).await?;
     Ok((pool, listener, queue))
 }
 

@@ -14,7 +14,7 @@ use serde::Serialize;
 use sqlx::PgPool;
 
 use super::schema::connect;
-use super::{CliError, DatabaseArgs, check, files, identity, jobs};
+use super::{CliError, DatabaseArgs, check, files, identity, jobs, no_observer};
 
 /// A listener as its files describe it, for commands that run nothing.
 pub(super) struct OpenListener {
@@ -34,16 +34,16 @@ pub(super) struct EventOutcome {
 
 /// Opens the database, and the listener where files name it.
 pub(super) async fn open(args: DatabaseArgs) -> Result<(PgPool, Option<OpenListener>), CliError> {
-    if args.files.is_empty() {
-        let pool = connect(&args.resolve()?.url).await?;
+    let Some(described) = args.described() else {
+        let pool = connect(&args.resolve().await?.url).await?;
         migrate::verify(&pool).await?;
         return Ok((pool, None));
-    }
-    let loaded = files::load(&args.file_args())?;
+    };
+    let loaded = files::load(&described).await?;
     let listener = &loaded.bundle.listener;
     let shared = ActionRuntime::new(&listener.egress, &EndpointRegistry::default())?
         .with_listener(&listener.identity());
-    let observers = check::compile(&loaded, &shared)?;
+    let observers = check::compile(&described, &loaded, &shared)?;
     let pool = connect(&listener.database_url).await?;
     migrate::verify(&pool).await?;
     let queue = jobs::of_listener(listener, pool.clone()).await?;
@@ -79,9 +79,6 @@ impl OpenListener {
         if names.contains(&name.as_str()) {
             return Ok(name);
         }
-        Err(CliError::Config(format!(
-            "the listener runs no observer {name}; it runs {}",
-            names.join(", ")
-        )))
+        Err(CliError::Config(no_observer(&name, &names)))
     }
 }

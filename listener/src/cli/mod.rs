@@ -1,8 +1,10 @@
 //! Command line: arguments, commands and exit codes.
 
 mod backfill;
+mod breaker;
 mod cache;
 mod check;
+mod completion;
 mod dead_letters;
 mod dry_run;
 mod evaluation;
@@ -13,7 +15,9 @@ mod events;
 mod files;
 mod history_index;
 mod jobs;
+pub mod kubectl;
 mod listener;
+mod log_level;
 mod output;
 mod pending_outcomes;
 mod replay;
@@ -26,6 +30,7 @@ mod search_query;
 mod status;
 mod table;
 mod tail;
+mod terminal;
 mod track;
 mod watch;
 mod watched;
@@ -40,11 +45,16 @@ use observer_listener::runtime::job_worker::WorkerMode;
 use program::logs::{self, LogFormat};
 use url::Url;
 
+use self::terminal::Terminal;
+
 /// Exit code of an invalid configuration or command line.
 const EXIT_CONFIG: u8 = 2;
 
 /// Exit code of a failure at run time.
 const EXIT_RUN: u8 = 1;
+
+/// Exit code after an interrupt, as shells give it.
+const EXIT_INTERRUPTED: u8 = 130;
 
 /// What is logged unless `RUST_LOG` says otherwise. The client of Kafka logs each step, and each failure
 /// that the outcome of an attempt tells too.
@@ -64,6 +74,9 @@ struct Cli {
         env = "OBSERVER_LOG_FORMAT"
     )]
     log_format: LogFormat,
+    /// Talk to the terminal of the `kubectl` plugin, and end with standard input
+    #[arg(long, global = true, hide = true, value_name = "TERMINAL")]
+    relayed: Option<Terminal>,
     #[command(subcommand)]
     command: Command,
 }
@@ -103,15 +116,22 @@ enum Command {
     /// Show the cache of lookups and actions, or drop results from it
     #[command(subcommand)]
     Cache(cache::CacheCommand),
+    /// Close circuit breakers
+    #[command(subcommand)]
+    Breaker(breaker::BreakerCommand),
+    /// Log more or less for a while in all processes of a listener
+    LogLevel(log_level::LogLevelArgs),
     /// Deliver past events again, marked as replays
     Replay(replay::ReplayArgs),
     /// Send the rows that a table has, as events of operation Read
     #[command(subcommand)]
     Backfill(backfill::BackfillCommand),
+    /// Write a script that completes commands in a shell
+    Completion(completion::CompletionArgs),
 }
 
 /// Files with an `ObserverListener`, its `Observer`s and optional `Secret`s.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 struct FileArgs {
     /// File, or folder of .yaml and .yml files; repeatable; `-` is standard input
     #[arg(short, long = "file", value_name = "FILE")]
@@ -122,11 +142,32 @@ struct FileArgs {
     /// Folder with a subfolder per Secret that contains a file per key
     #[arg(long, value_name = "DIR")]
     secrets_dir: Option<PathBuf>,
+    #[command(flatten)]
+    bundle: BundleArgs,
 }
 
-/// The database, given by URL or by files.
+impl FileArgs {
+    /// Returns whether they name a bundle, and no files.
+    const fn is_bundle(&self) -> bool {
+        self.files.is_empty() && self.bundle.bundle.is_some()
+    }
+}
+
+/// The Secret with a listener's bundle, which its pods run from: in a pod the pod's own, by its environment.
+#[derive(Clone, Debug, Default, Args)]
+struct BundleArgs {
+    /// Secret with the key `bundle.yaml` to read in a cluster, instead of files; the pods of a listener name
+    /// their own
+    #[arg(long, value_name = "NAME", env = "OBSERVER_BUNDLE", conflicts_with_all = ["listener", "secrets_dir"])]
+    bundle: Option<String>,
+    /// Namespace of the Secret
+    #[arg(long, value_name = "NAME", env = POD_NAMESPACE)]
+    namespace: Option<String>,
+}
+
+/// The database, given by URL, by files or by a bundle.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("source").args(["database_url", "files"]).required(true).multiple(true))]
+#[command(group = ArgGroup::new("source").args(["database_url", "files", "bundle"]).required(true).multiple(true))]
 struct DatabaseArgs {
     /// URL of the database, as `postgres://user:password@host:5432/database`; pass a password through the
     /// environment, since other users may see arguments
@@ -144,29 +185,32 @@ struct DatabaseArgs {
     /// Folder with a subfolder per Secret that contains a file per key
     #[arg(long, value_name = "DIR", requires = "files")]
     secrets_dir: Option<PathBuf>,
+    #[command(flatten)]
+    bundle: BundleArgs,
 }
 
 impl DatabaseArgs {
-    /// Returns the files that name the database.
-    fn file_args(&self) -> FileArgs {
-        FileArgs {
+    /// Returns what describes the listener, unless a URL names a database alone.
+    fn described(&self) -> Option<FileArgs> {
+        (!self.files.is_empty() || self.database_url.is_none()).then(|| FileArgs {
             files: self.files.clone(),
             listener: self.listener.clone(),
             secrets_dir: self.secrets_dir.clone(),
-        }
+            bundle: self.bundle.clone(),
+        })
     }
 
     /// Returns the database that it names, from files if there are some, which are read once: standard input
     /// can be one of them.
-    fn resolve(self) -> Result<NamedDatabase, CliError> {
-        match self.database_url {
-            Some(url) if self.files.is_empty() => Ok(NamedDatabase {
+    async fn resolve(self) -> Result<NamedDatabase, CliError> {
+        match (self.described(), self.database_url) {
+            (None, Some(url)) => Ok(NamedDatabase {
                 url,
                 listener: self.listener.map(identity),
                 bundle: None,
             }),
-            _ => {
-                let bundle = files::load(&self.file_args())?.bundle;
+            (described, _) => {
+                let bundle = files::load(&described.unwrap_or_default()).await?.bundle;
                 Ok(NamedDatabase {
                     url: bundle.listener.database_url.clone(),
                     listener: Some(bundle.listener.identity()),
@@ -186,13 +230,17 @@ struct NamedDatabase {
     bundle: Option<Bundle>,
 }
 
-/// Returns `namespace/name`; a name alone is in namespace `default`.
+/// Variable with the namespace of a pod.
+const POD_NAMESPACE: &str = "POD_NAMESPACE";
+
+/// Returns `namespace/name`; a name alone is in the namespace of this pod, or in `default` elsewhere.
 fn identity(name: String) -> String {
     if name.contains('/') {
-        name
-    } else {
-        format!("default/{name}")
+        return name;
     }
+    let own = std::env::var(POD_NAMESPACE).ok();
+    let namespace = own.filter(|own| !own.is_empty());
+    format!("{}/{name}", namespace.as_deref().unwrap_or("default"))
 }
 
 /// Returns the observer of a listener that has this identity.
@@ -201,11 +249,27 @@ fn observer_of<'b>(bundle: &'b Bundle, name: &str) -> Result<&'b ObserverConfig,
     let found = known.clone().find(|one| one.identity() == name);
     found.ok_or_else(|| {
         let names: Vec<String> = known.map(ObserverConfig::identity).collect();
-        CliError::Config(format!(
-            "the listener runs no observer {name}; it runs {}",
-            names.join(", ")
-        ))
+        CliError::Config(no_observer(name, &names))
     })
+}
+
+/// Says that a listener runs no observer of this name, and which one may be meant.
+fn no_observer<S: AsRef<str>>(name: &str, known: &[S]) -> String {
+    let known: Vec<&str> = known.iter().map(AsRef::as_ref).collect();
+    if known.is_empty() {
+        return format!("the listener runs no observer {name}, and no other");
+    }
+    let hint = did_you_mean(name, &known);
+    format!(
+        "the listener runs no observer {name}; it runs {}{hint}",
+        known.join(", ")
+    )
+}
+
+/// Names the known name that a mistyped one may stand for, as the end of a message.
+fn did_you_mean<S: AsRef<str>>(name: &str, known: &[S]) -> String {
+    let near = crds::manifest::closest(name, known.iter().map(AsRef::as_ref));
+    near.map_or_else(String::new, |near| format!("; did you mean {near}?"))
 }
 
 /// Why a command fails.
@@ -250,8 +314,44 @@ pub fn command() -> clap::Command {
 /// Runs the program and returns its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    if let Err(error) = logs::start(cli.log_format, LOGGED) {
+    let called = std::env::args_os().next().unwrap_or_default();
+    if kubectl::is_called(&called) {
+        let words = std::env::args_os().skip(1);
+        let words: Vec<String> = words
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect();
+        // What is typed so far need not be a command line yet.
+        if let Some((kubectl::COMPLETE, typed)) =
+            words.split_first().map(|(one, rest)| (one.as_str(), rest))
+        {
+            return run(LogFormat::Text, kubectl::complete::complete(typed));
+        }
+        let matches = kubectl::command().get_matches();
+        return run(LogFormat::Text, kubectl::run(&matches));
+    }
+    let Cli {
+        log_format,
+        relayed,
+        command,
+    } = Cli::parse();
+    let Some(terminal) = relayed else {
+        return run(log_format, async {
+            obey(command).await.map(|()| ExitCode::SUCCESS)
+        });
+    };
+    terminal::talk_to(terminal);
+    run(LogFormat::Text, async {
+        tokio::select! {
+            obeyed = obey(command) => obeyed.map(|()| ExitCode::SUCCESS),
+            // Who asked for it is gone.
+            () = terminal::input_ended() => Ok(ExitCode::from(EXIT_INTERRUPTED)),
+        }
+    })
+}
+
+/// Runs what the program is asked to do, and returns its exit code.
+fn run(log_format: LogFormat, work: impl Future<Output = Result<ExitCode, CliError>>) -> ExitCode {
+    if let Err(error) = logs::start(log_format, LOGGED) {
         return cannot_start(&error);
     }
     if std::env::args_os().any(|argument| shows_password(&argument.to_string_lossy())) {
@@ -269,30 +369,12 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return cannot_start(&error),
     };
-    let result = runtime.block_on(async {
-        match cli.command {
-            Command::Run(args) => Box::pin(run::run(args, WorkerMode::Embedded)).await,
-            Command::Worker(args) => Box::pin(run::run(args, WorkerMode::Dedicated)).await,
-            Command::Check(args) => check::check(&args).await,
-            Command::Migrate(args) => schema::migrate(args).await,
-            Command::Track(args) => Box::pin(track::track(args)).await,
-            Command::ResetPosition(args) => schema::reset_position(args).await,
-            Command::DropListener(args) => schema::drop_listener(args).await,
-            Command::Status(args) => status::status(args).await,
-            Command::Search(args) => search::search(*args).await,
-            Command::Events(command) => events::events(command).await,
-            Command::Tail(args) => tail::tail(args).await,
-            Command::Jobs(command) => jobs::jobs(command).await,
-            Command::DeadLetters(command) => dead_letters::dead_letters(command).await,
-            Command::Cache(command) => cache::cache(command).await,
-            Command::Replay(args) => replay::replay(args).await,
-            Command::Backfill(command) => Box::pin(backfill::backfill(command)).await,
-        }
-    });
+    let result = runtime.block_on(work);
     // A task that hangs must not keep the process alive.
     runtime.shutdown_timeout(Duration::from_secs(1));
     let code = match result {
-        Ok(()) | Err(CliError::Closed) => ExitCode::SUCCESS,
+        Ok(code) => code,
+        Err(CliError::Closed) => ExitCode::SUCCESS,
         Err(CliError::Config(message)) => {
             logs::say(&format!("{message}\n"));
             ExitCode::from(EXIT_CONFIG)
@@ -304,6 +386,31 @@ pub fn main() -> ExitCode {
     };
     logs::flush();
     code
+}
+
+/// Runs a command.
+async fn obey(command: Command) -> Result<(), CliError> {
+    match command {
+        Command::Run(args) => Box::pin(run::run(args, WorkerMode::Embedded)).await,
+        Command::Worker(args) => Box::pin(run::run(args, WorkerMode::Dedicated)).await,
+        Command::Check(args) => check::check(&args).await,
+        Command::Migrate(args) => schema::migrate(args).await,
+        Command::Track(args) => Box::pin(track::track(args)).await,
+        Command::ResetPosition(args) => schema::reset_position(args).await,
+        Command::DropListener(args) => schema::drop_listener(args).await,
+        Command::Status(args) => status::status(args).await,
+        Command::Search(args) => search::search(*args).await,
+        Command::Events(command) => events::events(command).await,
+        Command::Tail(args) => tail::tail(args).await,
+        Command::Jobs(command) => jobs::jobs(command).await,
+        Command::DeadLetters(command) => dead_letters::dead_letters(command).await,
+        Command::Cache(command) => cache::cache(command).await,
+        Command::Breaker(command) => breaker::breaker(command).await,
+        Command::LogLevel(args) => log_level::log_level(args).await,
+        Command::Replay(args) => replay::replay(args).await,
+        Command::Backfill(command) => Box::pin(backfill::backfill(command)).await,
+        Command::Completion(args) => completion::completion(&args),
+    }
 }
 
 fn cannot_start(error: &std::io::Error) -> ExitCode {

@@ -1,13 +1,14 @@
 //! Output of commands. A closed pipe, as of `head`, ends a command without an error.
 
 use std::fmt::Arguments;
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::{ErrorKind, Write};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::ValueEnum;
 use program::logs;
 
 use super::CliError;
+use super::terminal::{read_line, terminal};
 
 /// How soon a running listener acts on a command.
 pub(super) const PICKUP_NOTE: &str = "a running listener picks them up within seconds, or once the circuit breaker of \
@@ -38,23 +39,25 @@ pub(super) fn line(text: Arguments<'_>) -> Result<(), CliError> {
     }
 }
 
-/// Lets a command that repeats or deletes something continue only with `--yes`; otherwise fails with its
-/// effect.
-pub(super) fn confirm(yes: bool, effect: &str) -> Result<(), CliError> {
+/// Lets a command that repeats or deletes something continue with `--yes`, or if whoever sits at the terminal
+/// says so; otherwise fails with its effect.
+pub(super) async fn confirm(yes: bool, effect: &str) -> Result<(), CliError> {
     if yes {
         logs::say(&format!("{effect}\n"));
         return Ok(());
     }
-    Err(CliError::Config(format!(
-        "{effect}. Nothing was done; add --yes to do it"
-    )))
-}
-
-/// Whether standard output shows colour: a terminal does, unless `NO_COLOR` is set or it is a dumb one.
-pub(super) fn has_colour() -> bool {
-    let is_set = |name: &str| std::env::var_os(name).is_some_and(|set| !set.is_empty());
-    let is_dumb = std::env::var_os("TERM").is_some_and(|kind| kind == "dumb");
-    std::io::stdout().is_terminal() && !is_set("NO_COLOR") && !is_dumb
+    if !terminal().input {
+        return Err(CliError::Config(format!(
+            "{effect}. Nothing was done; add --yes to do it"
+        )));
+    }
+    logs::say(&format!("{effect}. Do it? [y/N] "));
+    let answer = read_line().await.unwrap_or_default();
+    let answer = answer.trim().to_ascii_lowercase();
+    if matches!(answer.as_str(), "y" | "yes") {
+        return Ok(());
+    }
+    Err(anyhow::anyhow!("nothing was done").into())
 }
 
 /// Formats a count with its noun: `1 event`, `2 events`.

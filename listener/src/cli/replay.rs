@@ -1,6 +1,5 @@
 //! `replay`: deliver past events again.
 
-use std::io::IsTerminal;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -18,6 +17,7 @@ use tokio::time::MissedTickBehavior;
 use super::dead_letters::moment;
 use super::output::{OutputFormat, PICKUP_NOTE, confirm, counted, say};
 use super::schema::connect;
+use super::terminal::Progress;
 use super::{CliError, FileArgs, check, dry_run, files, identity, observer_of};
 
 /// Events per request without a rate.
@@ -27,7 +27,7 @@ const BATCH: i64 = 500;
 const INTERVAL: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("what").args(["files"]).required(true))]
+#[command(group = ArgGroup::new("what").args(["files", "bundle"]).required(true))]
 pub(super) struct ReplayArgs {
     #[command(flatten)]
     files: FileArgs,
@@ -74,17 +74,17 @@ pub(super) struct ReplayArgs {
 pub(super) async fn replay(args: ReplayArgs) -> Result<(), CliError> {
     let (rate, dry_run, yes) = (args.rate, args.dry_run, args.yes);
     let (limit, output) = (args.limit, args.output);
-    let loaded = files::load(&args.files)?;
+    let loaded = files::load(&args.files).await?;
     let bundle = &loaded.bundle;
-    let selection = selection(args, bundle)?;
     // What a replay does is up to the running listener, whose files these may not be.
     let observers = if dry_run {
         let shared = ActionRuntime::new(&bundle.listener.egress, &EndpointRegistry::default())?
             .with_listener(&bundle.listener.identity());
-        Some(check::compile(&loaded, &shared)?)
+        Some(check::compile(&args.files, &loaded, &shared)?)
     } else {
         None
     };
+    let selection = selection(args, bundle)?;
     let pool = connect(&bundle.listener.database_url).await?;
     migrate::verify(&pool).await?;
     match replay::oldest(&pool).await? {
@@ -106,7 +106,8 @@ pub(super) async fn replay(args: ReplayArgs) -> Result<(), CliError> {
     confirm(
         yes,
         &format!("{would}, and delivered again if the condition holds"),
-    )?;
+    )
+    .await?;
     let (events, requested) = request_all(&pool, &selection, rate, all).await?;
     let per_event = u64::try_from(selection.actions.len()).unwrap_or(u64::MAX);
     let skipped = (events * per_event).saturating_sub(requested);
@@ -184,7 +185,7 @@ async fn request_all(
     rate: Option<u32>,
     all: u64,
 ) -> Result<(u64, u64), CliError> {
-    let show_progress = std::io::stderr().is_terminal();
+    let progress = Progress::new(("event", "events"), Some(all));
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut after, mut events, mut requested, mut due) = (Some(0), 0, 0, 0.0);
@@ -208,12 +209,7 @@ async fn request_all(
         let step = replay::request(pool, selection, from, most).await?;
         (after, events) = (step.after, events + step.events);
         requested += step.requested;
-        if show_progress {
-            logs::say(&format!("\r{events} of {all}"));
-        }
-    }
-    if show_progress {
-        logs::say("\n");
+        progress.show(events, "");
     }
     Ok((events, requested))
 }

@@ -45,16 +45,7 @@ pub(super) struct RunArgs {
 /// Arguments of a pod, from its environment.
 #[derive(Debug, Args)]
 struct PodArgs {
-    /// Secret with the key `bundle.yaml` to run in a cluster, instead of files
-    #[arg(
-        long,
-        value_name = "NAME",
-        env = "OBSERVER_BUNDLE",
-        conflicts_with_all = ["listener", "secrets_dir"],
-        requires = "listener_name"
-    )]
-    bundle: Option<String>,
-    /// Name of the listener of the bundle
+    /// Name of the listener of the bundle, which with its namespace names the process and its Leases
     #[arg(
         id = "listener_name",
         long = "listener-name",
@@ -62,9 +53,6 @@ struct PodArgs {
         env = "OBSERVER_LISTENER"
     )]
     name: Option<String>,
-    /// Namespace of the Secret and the Leases
-    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE")]
-    namespace: Option<String>,
     /// Name of this pod
     #[arg(long, env = "POD_NAME", hide = true)]
     pod: Option<String>,
@@ -77,12 +65,17 @@ struct PodArgs {
 pub(super) async fn run(args: RunArgs, worker_mode: WorkerMode) -> Result<(), CliError> {
     let listen = address("--listen", &args.listen, "127.0.0.1:9464")?;
     let api_listen = address("--api-listen", &args.api_listen, "127.0.0.1:9465")?;
-    if let Some(bundle) = args.pod.bundle {
+    if let Some(bundle) = args.files.bundle.bundle {
+        let Some(listener) = args.pod.name else {
+            return Err(CliError::Config(
+                "name the listener of the bundle with --listener-name".to_owned(),
+            ));
+        };
         ignore_hangup()?;
         let options = PodOptions {
-            namespace: args.pod.namespace,
+            namespace: args.files.bundle.namespace,
             bundle,
-            listener: args.pod.name.unwrap_or_default(),
+            listener,
             member: MemberIdentity {
                 name: args.pod.pod.unwrap_or_else(process::host),
                 uid: args.pod.pod_uid,

@@ -57,7 +57,7 @@ pub(super) struct DropListenerArgs {
 
 /// Creates or upgrades the schema.
 pub(super) async fn migrate(args: MigrateArgs) -> Result<(), CliError> {
-    let database = args.database.resolve()?;
+    let database = args.database.resolve().await?;
     let migrated = migrate::migrate(&connect(&database.url).await?).await?;
     if migrated.from != migrated.to {
         say!(
@@ -84,7 +84,7 @@ pub(super) async fn migrate(args: MigrateArgs) -> Result<(), CliError> {
 
 /// Resets a listener's stored positions.
 pub(super) async fn reset_position(args: ResetPositionArgs) -> Result<(), CliError> {
-    let (pool, listener) = open_database_of_listener(&args.database.resolve()?).await?;
+    let (pool, listener) = open_database_of_listener(&args.database.resolve().await?).await?;
     require_stopped(&pool, &listener, "reset-position").await?;
     let kept = stored_rows::count_rows(&pool, &listener).await?;
     if kept.has_not_run() {
@@ -110,7 +110,7 @@ pub(super) async fn reset_position(args: ResetPositionArgs) -> Result<(), CliErr
         ),
     };
     if let Some(risk) = risk {
-        confirm(args.yes, &format!("listener {listener}: {risk}"))?;
+        confirm(args.yes, &format!("listener {listener}: {risk}")).await?;
     }
     sqlx::query("select observer.reset_position($1, $2)")
         .bind(&listener)
@@ -122,7 +122,7 @@ pub(super) async fn reset_position(args: ResetPositionArgs) -> Result<(), CliErr
 
 /// Deletes all data of a listener.
 pub(super) async fn drop_listener(args: DropListenerArgs) -> Result<(), CliError> {
-    let database = args.database.resolve()?;
+    let database = args.database.resolve().await?;
     let config = database.bundle.as_ref().map(|bundle| &bundle.listener);
     let search = config.and_then(|config| config.search.as_ref());
     let source = config.map(|config| &config.source);
@@ -145,7 +145,7 @@ pub(super) async fn drop_listener(args: DropListenerArgs) -> Result<(), CliError
         search.map_or("", |_| ", and its history with them"),
         kept.events.of("event"),
     );
-    confirm(args.yes, &risk)?;
+    confirm(args.yes, &risk).await?;
     drop_rows_and_documents(&pool, &listener, (search, source)).await
 }
 

@@ -47,7 +47,7 @@ Examples:
   observer-listener search -f shop.yaml --all -o json --from 7d | jq -r .id";
 
 #[derive(Debug, Args)]
-#[command(after_help = QUERIES, group = ArgGroup::new("what").args(["files"]).required(true))]
+#[command(after_help = QUERIES, group = ArgGroup::new("what").args(["files", "bundle"]).required(true))]
 pub(super) struct SearchArgs {
     /// What to search for, in the query language that `--help` explains; all events if absent. Write
     /// `NOT word` for `-word`, which is an option here
@@ -155,7 +155,7 @@ fn cursor(text: &str) -> Result<PageKey, String> {
 
 /// Runs `search`.
 pub(super) async fn search(args: SearchArgs) -> Result<(), CliError> {
-    let bundle = files::load(&args.files)?.bundle;
+    let bundle = files::load(&args.files).await?.bundle;
     let history = open(&bundle).await?;
     let (output, all) = (args.output, args.all);
     let (tenant, hint) = (args.filter.tenant(), args.filter.hint());

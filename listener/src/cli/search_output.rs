@@ -6,8 +6,9 @@ use serde::Serialize;
 use super::CliError;
 use super::event_view::EventView;
 use super::events::{EVENT_COLUMNS, row};
-use super::output::{counted, has_colour, say};
+use super::output::{counted, say};
 use super::table::{self, fitted, one_line};
+use super::terminal::terminal;
 
 /// Begins and ends what is found, on a terminal.
 const FOUND: &str = "\x1b[1;33m";
@@ -64,7 +65,7 @@ pub(super) fn as_table(page: &SearchPage, has_outcomes: bool) -> Result<(), CliE
         .collect();
     let lines = table::formatted(EVENT_COLUMNS, &rows);
     let highlights = std::iter::once(&[][..]).chain(page.hits.iter().map(|hit| &*hit.highlights));
-    let colour = has_colour();
+    let colour = terminal().colour;
     if !rows.is_empty() {
         for (line, highlights) in lines.iter().zip(highlights) {
             say!("{line}")?;

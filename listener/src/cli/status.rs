@@ -38,7 +38,7 @@ pub(super) struct StatusArgs {
     database: DatabaseArgs,
 }
 
-fn interval(text: &str) -> Result<Duration, String> {
+pub(super) fn interval(text: &str) -> Result<Duration, String> {
     let interval: HumanDuration = text.parse().map_err(|error| format!("`{text}` {error}"))?;
     let interval = interval.duration();
     if INTERVALS.contains(&interval) {

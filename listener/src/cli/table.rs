@@ -1,11 +1,10 @@
 //! Tables, no wider than the terminal. What is not printed on a terminal is never cut.
 
-use std::io::IsTerminal;
-
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::CliError;
 use super::output::say;
+use super::terminal::terminal;
 
 /// Gap between two columns.
 const GAP: &str = "  ";
@@ -17,12 +16,6 @@ const MIN_LAST_WIDTH: usize = 12;
 /// then others that are wider than a time, then all but the second, which may hold times, then that one too.
 const MIDDLE_WIDTHS: [usize; 3] = [40, 20, 8];
 
-/// Width of a terminal that does not tell its own.
-const DEFAULT_WIDTH: usize = 80;
-
-/// Environment variable with the width of the terminal.
-const WIDTH_VARIABLE: &str = "COLUMNS";
-
 /// Prints a table.
 pub(super) fn print<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> Result<(), CliError> {
     for line in formatted(head, rows) {
@@ -33,7 +26,7 @@ pub(super) fn print<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> Re
 
 /// Returns the lines of a table, cut to fit the terminal if standard output is one.
 pub(super) fn formatted<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> Vec<String> {
-    lines(head, rows, terminal_width())
+    lines(head, rows, terminal().width)
 }
 
 /// Returns a text in one line, without characters that would move the cursor or turn the direction of text.
@@ -52,23 +45,10 @@ pub(super) fn one_line(text: &str) -> String {
 
 /// Cuts a line to fit the terminal, if standard output is one.
 pub(super) fn fitted(line: String) -> String {
-    match terminal_width() {
+    match terminal().width {
         Some(width) => cut(&line, width),
         None => line,
     }
-}
-
-/// Returns the width of the terminal if standard output is one: that of `COLUMNS`, or else its own.
-fn terminal_width() -> Option<usize> {
-    let out = std::io::stdout();
-    if !out.is_terminal() {
-        return None;
-    }
-    let asked = std::env::var(WIDTH_VARIABLE).ok();
-    let asked = asked.and_then(|text| text.trim().parse().ok());
-    let own = || terminal_size::terminal_size_of(out).map(|(width, _)| usize::from(width.0));
-    let known = asked.filter(|width| *width > 0).or_else(own);
-    Some(known.filter(|width| *width > 0).unwrap_or(DEFAULT_WIDTH))
 }
 
 /// Formats the lines of a table. To fit `width`, long columns are cut first, then the last one, then those

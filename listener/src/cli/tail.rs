@@ -40,16 +40,10 @@ pub(super) struct TailArgs {
     #[command(flatten)]
     what: WhatFilter,
     /// Only events that this observer matches, as name or namespace/name
-    #[arg(long, value_name = "NAME", requires = "files")]
+    #[arg(long, value_name = "NAME")]
     observer: Option<String>,
     /// Only events with such an outcome, once it is known; repeatable, or with commas
-    #[arg(
-        long,
-        value_enum,
-        value_delimiter = ',',
-        value_name = "OUTCOME",
-        requires = "files"
-    )]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "OUTCOME")]
     outcome: Vec<OutcomeArg>,
     /// Begin with past events since this time, as 2026-03-01T12:00:00Z, or 10m for 10 minutes ago
     #[arg(long, value_name = "TIME", value_parser = moment)]
@@ -88,6 +82,11 @@ pub(super) async fn tail(args: TailArgs) -> Result<(), CliError> {
         opened = listener::open(args.database) => opened?,
         () = stop.cancelled() => return Ok(()),
     };
+    if listener.is_none() && (args.observer.is_some() || !args.outcome.is_empty()) {
+        return Err(CliError::Config(
+            "--observer and --outcome need the observers: name their files with -f FILE".to_owned(),
+        ));
+    }
     let observer = match (args.observer, &listener) {
         (Some(name), Some(listener)) => Some(listener.observer(name)?),
         _ => None,

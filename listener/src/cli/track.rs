@@ -11,7 +11,7 @@ use super::output::{counted, say};
 use super::{CliError, FileArgs, files, schema};
 
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("what").args(["files"]).required(true))]
+#[command(group = ArgGroup::new("what").args(["files", "bundle"]).required(true))]
 pub(super) struct TrackArgs {
     #[command(flatten)]
     files: FileArgs,
@@ -22,7 +22,7 @@ pub(super) struct TrackArgs {
 
 /// Prepares what the source of a listener reads. Fails if something is missing afterwards.
 pub(super) async fn track(args: TrackArgs) -> Result<(), CliError> {
-    let listener = files::load(&args.files)?.bundle.listener;
+    let listener = files::load(&args.files).await?.bundle.listener;
     let steps = match &listener.source {
         SourceConfig::Triggers(listed) if listed.is_empty() => {
             return say!(

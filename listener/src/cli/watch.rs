@@ -1,6 +1,5 @@
 //! Commands that go on until they are interrupted.
 
-use std::io::IsTerminal;
 use std::process;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::CliError;
 use super::output::{OutputFormat, say, time};
+use super::terminal::terminal;
 
 /// Moves the cursor to the top left and clears the screen, and what was scrolled out of it.
 const CLEAR: &str = "\x1b[H\x1b[2J\x1b[3J";
@@ -44,7 +44,7 @@ pub(super) async fn repeat(
     mut look: impl AsyncFnMut() -> Result<String, CliError>,
 ) -> Result<(), CliError> {
     let stop = stop_on_interrupt()?;
-    let in_place = matches!(output, OutputFormat::Table) && std::io::stdout().is_terminal();
+    let in_place = matches!(output, OutputFormat::Table) && terminal().width.is_some();
     let mut is_first = true;
     loop {
         let looked = tokio::select! {

@@ -132,9 +132,9 @@ struct FileLoader {
 impl FileLoader {
     /// Returns the plan of the files as they are now, or everything that is wrong with them.
     fn load(&mut self, args: &FileArgs) -> Result<RuntimePlan, CliError> {
-        let loaded = files::load(args)?;
+        let loaded = files::load_files(args)?;
         let shared = self.shared.of(&loaded.bundle.listener)?;
-        let observers = check::compile(&loaded, &shared)?;
+        let observers = check::compile(args, &loaded, &shared)?;
         let listener = loaded.bundle.listener;
         for observer in &loaded.bundle.observers {
             for never in lint(observer, &shared) {

@@ -11,3 +11,4 @@ pub(crate) mod unclaimed_shards;
 
 pub mod heartbeat;
 pub mod process;
+pub mod process_commands;

@@ -179,7 +179,10 @@ fn owners(secret: Option<Secret>) -> Vec<OwnerReference> {
 }
 
 /// Returns the bytes of the bundle in its Secret.
-fn bundle_of<'a>(secret: Option<&'a Secret>, name: &str) -> Result<&'a [u8], PodProblem> {
+pub(super) fn bundle_of<'a>(
+    secret: Option<&'a Secret>,
+    name: &str,
+) -> Result<&'a [u8], PodProblem> {
     let secret = secret.ok_or_else(|| missing(name, "is not there"))?;
     let data = secret.data.as_ref();
     data.and_then(|data| data.get(BUNDLE_KEY))

@@ -10,10 +10,11 @@
 
 use std::net::SocketAddr;
 
-use kube::{Client, Config};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Client, Config};
 use tokio_util::sync::CancellationToken;
 
-use super::bundle_source::BundleSource;
+use super::bundle_source::{self, BundleSource};
 pub use super::drop_listener::{
     RemovalLimits, RemoveDocumentsError, drop_listener, remove_documents,
 };
@@ -58,6 +59,55 @@ async fn client() -> Result<Client, kube::Error> {
     let mut config = Config::infer().await.map_err(kube::Error::InferConfig)?;
     config.default_retry = false;
     Client::try_from(config)
+}
+
+/// Why the bundle of a listener cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadBundleError {
+    /// There is no API server to reach.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// The API server rejects the request, or does not answer.
+    #[error("cannot read the Secret {name} of namespace {namespace}: {}", api_error(.source))]
+    Api {
+        /// Name of the Secret.
+        name: String,
+        /// Its namespace.
+        namespace: String,
+        /// What the client says.
+        source: Box<kube::Error>,
+    },
+    /// It is not there, or holds no bundle.
+    #[error("{0}")]
+    Missing(String),
+}
+
+/// Describes an error of the API server. An error of decoding would repeat what it could not decode.
+fn api_error(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        kube::Error::SerdeError(_) => "its content is no Secret".to_owned(),
+        error => error.to_string(),
+    }
+}
+
+/// Reads the bundle of a listener once, with the rights of whoever asks.
+pub async fn read_bundle(namespace: Option<&str>, name: &str) -> Result<String, ReadBundleError> {
+    let client = client().await.map_err(ClusterError::NoCluster)?;
+    let namespace = namespace.unwrap_or_else(|| client.default_namespace());
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let secret = secrets
+        .get_opt(name)
+        .await
+        .map_err(|source| ReadBundleError::Api {
+            name: name.to_owned(),
+            namespace: namespace.to_owned(),
+            source: Box::new(source),
+        })?;
+    let bytes = bundle_source::bundle_of(secret.as_ref(), name)
+        .map_err(|problem| ReadBundleError::Missing(problem.message))?;
+    String::from_utf8(bytes.to_vec())
+        .map_err(|_| ReadBundleError::Missing(format!("the bundle in {name} is not UTF-8 text")))
 }
 
 /// Runs until `stop`.

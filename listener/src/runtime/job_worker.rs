@@ -122,6 +122,8 @@ impl SessionContext<'_> {
         let (pool, beating) = (&database.pool, CancellationToken::new());
         let heartbeat = self.heartbeat(pool).run(found, beating.clone());
         let heartbeat = AbortOnDropHandle::new(tokio::spawn(heartbeat));
+        let commands = self.follow_commands(pool).run(beating.clone());
+        let _commands = AbortOnDropHandle::new(tokio::spawn(commands));
         let mut outdated = None;
         let health = &self.sources.health;
         self.mark_started();

@@ -21,6 +21,7 @@ use crate::cache::follower::Follower;
 use crate::capture::notifications::AppendNotifications;
 use crate::capture::retention;
 use crate::coordination::heartbeat::{Heartbeat, NewerConfig};
+use crate::coordination::process_commands::CommandFollower;
 use crate::database::{self, DatabaseError};
 use crate::dead_letters::retention as dead_letter_retention;
 use crate::history::{self, History, HistoryContext};
@@ -75,6 +76,11 @@ impl SessionContext<'_> {
                 tracking_watch::watch(captured, for_tracking, parts.0, parts.1, parts.2).await;
             }
         };
+        let commands = self.follow_commands(pool).run(reading.clone());
+        tasks.spawn(async move {
+            commands.await;
+            Ok(())
+        });
         let until = reading.clone();
         tasks.spawn(async move {
             let together = async { tokio::join!(job_metrics, dead_letters, tracking) };
@@ -182,6 +188,16 @@ impl SessionContext<'_> {
                 Arc::clone(observers.cache_needs()),
             )
         }))
+    }
+
+    /// Returns what obeys people's commands to all processes.
+    pub(super) fn follow_commands(&self, pool: &PgPool) -> CommandFollower {
+        CommandFollower {
+            pool: pool.clone(),
+            listener: Arc::from(self.listener.identity()),
+            member: self.member.name.clone(),
+            observers: self.observers.clone(),
+        }
     }
 
     /// Returns the heartbeat of this process.

@@ -18,22 +18,27 @@ use crate::support::{database, eventually_or};
 const NAMESPACE: &str = "api-users";
 
 /// A control plane whose users call the API.
-struct Plane(ControlPlane);
+pub(crate) struct Plane(ControlPlane);
 
 impl Plane {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self(ControlPlane::start())
     }
 
-    async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         let kubeconfig = Kubeconfig::read_from(self.0.kubeconfig()).unwrap();
         let options = KubeConfigOptions::default();
         let config = ClientConfig::from_custom_kubeconfig(kubeconfig, &options).await;
         Client::try_from(config.unwrap()).unwrap()
     }
 
+    /// Returns the path of a kubeconfig that may do anything.
+    pub(crate) fn kubeconfig(&self) -> &Path {
+        self.0.kubeconfig()
+    }
+
     /// Writes a kubeconfig that logs in with a token, as a pod does.
-    fn kubeconfig_of(&self, token: &str, folder: &Path) -> PathBuf {
+    pub(crate) fn kubeconfig_of(&self, token: &str, folder: &Path) -> PathBuf {
         let config = Kubeconfig::read_from(self.0.kubeconfig()).unwrap();
         let mut config = serde_json::to_value(config).unwrap();
         for user in config["users"].as_array_mut().unwrap() {
@@ -46,7 +51,7 @@ impl Plane {
 }
 
 /// Applies an object of any kind.
-async fn apply(client: &Client, resource: &str, object: Value) {
+pub(crate) async fn apply(client: &Client, resource: &str, object: Value) {
     let (api_version, kind) = (&object["apiVersion"], &object["kind"]);
     let (api_version, kind) = (api_version.as_str().unwrap(), kind.as_str().unwrap());
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
@@ -57,11 +62,9 @@ async fn apply(client: &Client, resource: &str, object: Value) {
         kind: kind.to_owned(),
         plural: resource.to_owned(),
     };
-    let is_namespaced = object["metadata"]["namespace"].is_string();
-    let api: Api<DynamicObject> = if is_namespaced {
-        Api::namespaced_with(client.clone(), NAMESPACE, &resource)
-    } else {
-        Api::all_with(client.clone(), &resource)
+    let api: Api<DynamicObject> = match object["metadata"]["namespace"].as_str() {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+        None => Api::all_with(client.clone(), &resource),
     };
     let name = object["metadata"]["name"].as_str().unwrap().to_owned();
     let parameters = PatchParams::apply("test").force();
@@ -70,9 +73,19 @@ async fn apply(client: &Client, resource: &str, object: Value) {
         .unwrap();
 }
 
-/// Makes a service account that may do this in the namespace, and returns a token of it.
+/// Makes a service account of the namespace of these tests.
 async fn account(client: &Client, name: &str, rules: Value) -> String {
-    let meta = json!({"name": name, "namespace": NAMESPACE});
+    account_in(client, NAMESPACE, name, rules).await
+}
+
+/// Makes a service account that may do this in the namespace, and returns a token of it.
+pub(crate) async fn account_in(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    rules: Value,
+) -> String {
+    let meta = json!({"name": name, "namespace": namespace});
     let rbac = "rbac.authorization.k8s.io/v1";
     for (resource, object) in [
         (
@@ -88,13 +101,13 @@ async fn account(client: &Client, name: &str, rules: Value) -> String {
             json!({
                 "apiVersion": rbac, "kind": "RoleBinding", "metadata": meta,
                 "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
-                "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": NAMESPACE}],
+                "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": namespace}],
             }),
         ),
     ] {
         apply(client, resource, object).await;
     }
-    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), NAMESPACE);
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
     let request = TokenRequest {
         spec: TokenRequestSpec::default(),
         ..TokenRequest::default()

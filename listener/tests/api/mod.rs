@@ -1,7 +1,7 @@
 //! The HTTP API: the history, dead letters and jobs, and who may use them.
 
 mod callers;
-mod cluster;
+pub(crate) mod cluster;
 mod contract;
 mod history;
 mod hostile;

@@ -5,6 +5,7 @@ use ::search::{DeliveryState, Document, MAX_QUERY_BYTES};
 use crds::config::Operation;
 
 use super::backfills::{self, BackfillId, BackfillList, NewBackfill};
+use super::breakers::{self, BreakersReset};
 use super::cache::{CacheList, Invalidated};
 use super::dead_letters::{self, DeadLetterPage, LINES};
 use super::endpoint::{Endpoint, Method, schema_of};
@@ -144,7 +145,7 @@ const CHANGE: Endpoint = Endpoint {
 };
 
 /// All endpoints.
-pub(super) static ENDPOINTS: [Endpoint; 21] = [
+pub(super) static ENDPOINTS: [Endpoint; 22] = [
     Endpoint {
         id: "search",
         path: "/search",
@@ -291,6 +292,16 @@ pub(super) static ENDPOINTS: [Endpoint; 21] = [
         body: Some(cache::body),
         response: schema_of::<Invalidated>,
         run: |call| Box::pin(cache::invalidate(call)),
+        ..CHANGE
+    },
+    Endpoint {
+        id: "resetBreakers",
+        path: "/breakers/reset",
+        about: "Closes circuit breakers in all processes, and waits up to 5 s for their answers. Not for tokens of a tenant.",
+        tenants: false,
+        body: Some(breakers::body),
+        response: schema_of::<BreakersReset>,
+        run: |call| Box::pin(breakers::reset(call)),
         ..CHANGE
     },
     Endpoint {

@@ -6,6 +6,7 @@
 
 mod auth;
 mod backfills;
+mod breakers;
 mod cache;
 mod cursor;
 mod dead_letters;

@@ -1,0 +1,85 @@
+//! Circuit breakers in the HTTP API.
+
+use axum::response::Response;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::endpoint::{Call, json, schema_of};
+use super::problem::Problem;
+use super::selection::{FilterText, invalid, one_of, parse};
+use crate::coordination::process_commands::{self, BreakerScope, ProcessCommand};
+
+/// Circuit breakers of all observers.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct AllBreakers {
+    /// A change of all must say so.
+    #[schemars(extend("const" = true))]
+    all: bool,
+}
+
+/// Circuit breakers of an observer's actions.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct BreakersOfObserver {
+    /// The observer, `namespace/name`.
+    observer: FilterText,
+    /// Only that of this action.
+    action: Option<FilterText>,
+}
+
+/// What was closed.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub(super) struct BreakersReset {
+    /// Whose circuit breakers; those of all observers where nothing is given.
+    reset: BreakerScope,
+    /// How many were not closed, in the processes that have answered.
+    closed: u64,
+    /// The processes that have answered.
+    processes: Vec<String>,
+    /// Processes that have not answered within 5 s, and may have ended.
+    unanswered: Vec<String>,
+}
+
+/// Adds the schema of the body.
+pub(super) fn body(generator: &mut SchemaGenerator) -> Schema {
+    one_of(&[
+        schema_of::<AllBreakers>(generator),
+        schema_of::<BreakersOfObserver>(generator),
+    ])
+}
+
+pub(super) async fn reset(call: Call) -> Result<Response, Problem> {
+    let reset = scope(call.json()?)?;
+    let (pool, listener) = (&call.context.pool, &call.context.listener);
+    let asked = ProcessCommand::CloseBreakers(reset.clone());
+    let id = process_commands::ask(pool, listener, &asked).await?;
+    let answers = process_commands::answers(pool, listener, id).await?;
+    json(&BreakersReset {
+        reset,
+        closed: answers.closed(),
+        processes: answers.answered.into_keys().collect(),
+        unanswered: answers.missing,
+    })
+}
+
+/// Parses a body.
+fn scope(body: Value) -> Result<BreakerScope, Problem> {
+    let given = ["all", "observer"].map(|name| body.get(name).is_some());
+    match given {
+        [true, false] => match parse(body)? {
+            AllBreakers { all: true } => Ok(BreakerScope::default()),
+            AllBreakers { all: false } => Err(invalid("all must be true")),
+        },
+        [false, true] => {
+            let BreakersOfObserver { observer, action } = parse(body)?;
+            Ok(BreakerScope {
+                observer: FilterText::text(Some(observer)),
+                action: FilterText::text(action),
+            })
+        }
+        _ => Err(invalid("give one of `all: true` and `observer`")),
+    }
+}
