@@ -191,6 +191,7 @@ impl SessionContext<'_> {
             self.member,
             observers,
             self.coordination,
+            self.sources.metrics.clock_offset.clone(),
         )
     }
 }
