@@ -8,7 +8,9 @@
 )]
 
 mod alerts;
+mod dashboard;
 mod fresh;
 mod links;
 mod markdown;
+mod queries;
 mod reasons;
