@@ -87,6 +87,18 @@ fn panels_show_what_the_programs_export() {
                     "{title}: {label} in its legend"
                 );
             }
+            // Every other program has these, too.
+            if checked
+                .names
+                .iter()
+                .any(|name| name.starts_with("process_"))
+            {
+                let ours = ["listener!=\"\"", "app_kubernetes_io_name=\""];
+                assert!(
+                    ours.iter().any(|one| query.contains(one)),
+                    "{title}: {query}"
+                );
+            }
             shown.extend(checked.names);
             queries.push(query);
         }

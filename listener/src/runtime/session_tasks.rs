@@ -191,7 +191,7 @@ impl SessionContext<'_> {
             self.member,
             observers,
             self.coordination,
-            self.sources.metrics.clock_offset.clone(),
+            self.sources.metrics.process.clock_offset.clone(),
         )
     }
 }

@@ -60,12 +60,16 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), RunError> {
     let mut first = None;
-    while let Some(renamed) = run_named(&mut source, first.take(), &options, &stop).await? {
+    loop {
+        // Boxed, since callers' futures would embed it.
+        let running = Box::pin(run_named(&mut source, first.take(), &options, &stop));
+        let Some(renamed) = running.await? else {
+            return Ok(());
+        };
         options.listener = renamed.listener.identity();
         options.metrics = None;
         first = Some(renamed);
     }
-    Ok(())
 }
 
 /// Runs listeners of one name. Returns the plan of a listener with another name, which needs metrics of

@@ -16,6 +16,7 @@ use server::registry::{MetricDescription, Registry};
 use super::backfill_metrics::BackfillMetrics;
 use super::config_metrics::ConfigMetrics;
 use super::pool_metrics::PoolMetrics;
+use super::process_metrics::ProcessMetrics;
 use super::retain::retain;
 use super::shard_metrics::ShardMetrics;
 use super::source_metrics::SourceMetrics;
@@ -243,8 +244,8 @@ pub struct Metrics {
     pub backlog: IntGauge,
     /// Age in seconds of the oldest unfinished event; 0 if there is none.
     pub lag: Gauge,
-    /// Seconds by which the clock of this process is ahead of that of the database's server.
-    pub clock_offset: Gauge,
+    /// This process as a whole.
+    pub process: ProcessMetrics,
     /// Checkpoint commits.
     pub checkpoint_commits: IntCounter,
     /// Shards that this process owns.
@@ -286,11 +287,14 @@ impl Metrics {
             registered(&registry, IntGaugeVec::new(Opts::new(name, help), by)?)
         };
         let gauge = |name: &str, help: &str| registered(&registry, IntGauge::new(name, help)?);
+        let lag = Gauge::new(
+            "lag_seconds",
+            "Age of the oldest unfinished event; 0 if there is none",
+        )?;
         let histograms = |name: &str, help: &str, bounds: &[f64]| {
             let opts = HistogramOpts::new(name, help).buckets(bounds.to_vec());
             registered(&registry, HistogramVec::new(opts, &["observer", "action"])?)
         };
-        let seconds = |name: &str, help: &str| registered(&registry, Gauge::new(name, help)?);
         Ok(Self {
             circuits: Arc::default(),
             events: counter("events_total", "Events read from the change log")?,
@@ -347,14 +351,8 @@ impl Metrics {
                 "backlog_events",
                 "Events committed and not read yet, an upper bound",
             )?,
-            lag: seconds(
-                "lag_seconds",
-                "Age of the oldest unfinished event; 0 if there is none",
-            )?,
-            clock_offset: seconds(
-                "clock_offset_seconds",
-                "Clock of this process minus that of the database's server, beyond what a round trip hides",
-            )?,
+            lag: registered(&registry, lag)?,
+            process: ProcessMetrics::new(&registry)?,
             checkpoint_commits: counter("checkpoint_commits_total", "Checkpoint commits")?,
             shards_owned: gauge("shards_owned", "Shards that this process owns")?,
             shards_stalled: gauge("shards_stalled", "Shards with work that makes no progress")?,
