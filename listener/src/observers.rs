@@ -197,6 +197,20 @@ impl Observers {
         &self.lookup_metrics
     }
 
+    /// Returns whether there is an observer of this name, with this action if one is named.
+    pub(crate) fn has(&self, observer: &str, action: Option<&str>) -> bool {
+        self.targets.iter().any(|target| {
+            let name = &target.name;
+            *name.observer == *observer && action.is_none_or(|action| *name.action == *action)
+        })
+    }
+
+    /// Removes the series of lookups and of the cache of observers for which `keep` says no.
+    pub(crate) fn retain_series(&self, keep: &dyn Fn(&str, Option<&str>) -> bool) {
+        self.lookup_metrics.retain(keep);
+        self.results.metrics().retain(keep);
+    }
+
     /// Returns the cache of results that they share.
     pub(crate) const fn results(&self) -> &ResultCache {
         &self.results

@@ -4,7 +4,7 @@
 use testkit::http_sink::{Behaviour, Sink};
 
 use crate::support::listener::{Config, Process, observer};
-use crate::support::probe::{free_address, measures, ready};
+use crate::support::probe::{free_address, get, measures, ready};
 use crate::support::program::command;
 use crate::support::told::keys_of;
 use crate::support::{TestDb, database, eventually};
@@ -170,4 +170,42 @@ async fn status_knows_who_is_gone_and_what_waits() {
         "{}",
         ended.said()
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn series_of_an_observer_that_is_removed_go_away() {
+    let db = orders().await;
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let stays = observer("stays", "public.orders", &sink.url("/stays"), "");
+    let goes = observer("goes", "public.orders", &sink.url("/goes"), "");
+    let config = Config::new(&db.url, "", &format!("{stays}{goes}"));
+    let address = free_address();
+    let process = Process::start(&["run", "--listen", &address, "-f"], &config.path());
+    db.run("insert into orders values (4711)").await;
+    keys_of(&sink, "/stays", 1).await;
+    keys_of(&sink, "/goes", 1).await;
+    let counts = |text: &str, name: &str| {
+        let label = format!("observer=\"default/{name}\"");
+        let counted = |line: &str| {
+            line.starts_with("observer_delivery_latency_seconds_count{") && line.contains(&label)
+        };
+        text.lines().any(counted)
+    };
+    let memory = "process_resident_memory_bytes{listener=\"default/test\"}";
+    let text = measures(&address, &["observer_delivery_latency", memory]).await;
+    assert!(!text.contains("4711"), "a key shows: {text}");
+    eventually("both are counted", async || {
+        let (_, text) = get(&address, "/metrics").await?;
+        (counts(&text, "stays") && counts(&text, "goes")).then_some(())
+    })
+    .await;
+    config.change(&goes, "");
+    eventually("one is counted any more", async || {
+        let (_, text) = get(&address, "/metrics").await?;
+        (!text.contains("default/goes")).then_some(())
+    })
+    .await;
+    let text = measures(&address, &["observer_matches_total"]).await;
+    assert!(counts(&text, "stays"), "{text}");
+    process.stop().await;
 }

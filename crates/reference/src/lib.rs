@@ -9,7 +9,7 @@
 mod chart;
 mod cli;
 mod environment;
-mod metrics;
+pub mod metrics;
 pub mod reasons;
 mod resources;
 mod sql;

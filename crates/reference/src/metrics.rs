@@ -5,21 +5,32 @@ use server::registry::MetricDescription;
 
 use crate::{cell, table};
 
+/// Describes the metrics of the listener.
+pub fn of_listener() -> anyhow::Result<Vec<MetricDescription>> {
+    let mut described = listener::telemetry::metrics::Metrics::new("shop/shop")?.describe();
+    described.extend(describe_circuit_metrics()?);
+    described.sort();
+    Ok(described)
+}
+
+/// Describes the metrics of the operator.
+pub fn of_operator() -> anyhow::Result<Vec<MetricDescription>> {
+    Ok(operator::telemetry::metrics::Metrics::new()?.describe())
+}
+
 /// Writes the page.
 pub(crate) fn body() -> anyhow::Result<String> {
-    let mut of_listener = listener::telemetry::metrics::Metrics::new("shop/shop")?.describe();
-    of_listener.extend(describe_circuit_metrics()?);
-    of_listener.sort();
-    let of_operator = operator::telemetry::metrics::Metrics::new()?.describe();
     Ok(format!(
         "Both programs serve their metrics on `/metrics` in the text format of Prometheus. \
-         [Alerts](../how-to/runbook.md) for them come with the chart.\n\n\
+         [Alerts](../how-to/runbook.md) for them come with the chart, and so does \
+         [a dashboard](../how-to/operate.md#dashboard). Labels are names of configuration, kinds and outcomes, never \
+         keys, tenants or addresses. The series of an observer or an action that is removed go away.\n\n\
          ## Listener\n\n\
          Every metric has the label `listener`, the identity of the listener \
          (`namespace/name` by default), besides the labels in the table.\n\n{}\
          ## Operator\n\n{}",
-        rows(of_listener),
-        rows(of_operator)
+        rows(of_listener()?),
+        rows(of_operator()?)
     ))
 }
 

@@ -8,8 +8,10 @@
 )]
 
 mod alerts;
+mod dashboard;
 mod fresh;
 mod links;
 mod man;
 mod markdown;
+mod queries;
 mod reasons;

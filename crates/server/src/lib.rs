@@ -1,6 +1,7 @@
 //! HTTP server with bounded resources: a limited number of connections, and timeouts for idle ones and
 //! for slow requests. So clients cannot use up the file descriptors that the program needs itself.
 
+mod memory_limit;
 pub mod registry;
 
 use std::collections::BTreeMap;

@@ -4,7 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::core::Collector;
+#[cfg(target_os = "linux")]
+use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{MetricFamily, MetricType};
+use prometheus::{Gauge, Opts};
+
+use crate::memory_limit::memory_limit;
 
 /// Name, type, labels and meaning of a metric.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,6 +29,8 @@ pub struct MetricDescription {
 #[derive(Clone, Debug)]
 pub struct Registry {
     inner: prometheus::Registry,
+    /// Of the process: its metrics have names in common with those of all programs, so no prefix.
+    process: prometheus::Registry,
     prefix: Option<String>,
     described: Arc<Mutex<Vec<MetricDescription>>>,
 }
@@ -35,10 +42,33 @@ impl Registry {
         labels: Option<HashMap<String, String>>,
     ) -> Result<Self, prometheus::Error> {
         Ok(Self {
-            inner: prometheus::Registry::new_custom(prefix.clone(), labels)?,
+            inner: prometheus::Registry::new_custom(prefix.clone(), labels.clone())?,
+            process: prometheus::Registry::new_custom(None, labels)?,
             prefix,
             described: Arc::default(),
         })
+    }
+
+    /// Registers the metrics of this process: CPU, memory and its limit, open files, threads, and the start.
+    pub fn register_process(&self) -> Result<(), prometheus::Error> {
+        let limit = Gauge::with_opts(Opts::new(
+            "observer_memory_limit_bytes",
+            "Memory that this process and others of its container may use; 0 without a limit",
+        ))?;
+        // A number of bytes that a double does not hold exactly is as good.
+        #[allow(clippy::cast_precision_loss, reason = "a gauge is a double")]
+        limit.set(memory_limit().unwrap_or_default() as f64);
+        let collectors: Vec<Box<dyn Collector>> = vec![
+            Box::new(limit),
+            #[cfg(target_os = "linux")]
+            Box::new(ProcessCollector::for_self()),
+        ];
+        for collector in collectors {
+            let described = describe(None, &*collector);
+            self.process.register(collector)?;
+            self.lock().extend(described);
+        }
+        Ok(())
     }
 
     /// Registers a collector.
@@ -60,7 +90,9 @@ impl Registry {
     /// Collects the metrics that have series.
     #[must_use]
     pub fn gather(&self) -> Vec<MetricFamily> {
-        self.inner.gather()
+        let mut all = self.inner.gather();
+        all.extend(self.process.gather());
+        all
     }
 
     /// Describes the metrics that are registered, in the order of their names.
@@ -116,6 +148,29 @@ const fn kind(of: MetricType) -> &'static str {
 mod tests {
     use super::*;
     use prometheus::{IntCounterVec, Opts};
+
+    #[test]
+    fn process_metrics_have_common_names() {
+        let labels = [("listener".to_owned(), "a/b".to_owned())].into();
+        let registry = Registry::new_custom(Some("shop".to_owned()), Some(labels)).unwrap();
+        registry.register_process().unwrap();
+        let families = registry.gather();
+        let value = |name: &str| {
+            let family = families.iter().find(|one| one.name() == name).unwrap();
+            let metric = &family.get_metric()[0];
+            assert_eq!(metric.get_label()[0].value(), "a/b", "{name}");
+            metric.get_gauge().get_value()
+        };
+        assert!(value("process_resident_memory_bytes") > 1e5);
+        assert!(value("process_start_time_seconds") > 1e9);
+        assert!(value("observer_memory_limit_bytes") >= 0.0);
+        let described = registry.describe();
+        let cpu = described
+            .iter()
+            .find(|one| one.name == "process_cpu_seconds_total")
+            .unwrap();
+        assert_eq!(cpu.kind, "counter");
+    }
 
     #[test]
     fn metrics_without_series_are_described() {

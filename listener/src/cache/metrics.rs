@@ -7,6 +7,8 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts};
 
+use crate::telemetry::retain::retain;
+
 /// Upper bounds of durations, in seconds: from a result in memory to a request that is timed out.
 const DURATIONS: [f64; 16] = [
     0.000_002, 0.000_005, 0.000_01, 0.000_02, 0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002,
@@ -135,6 +137,11 @@ impl CacheMetrics {
     #[cfg(test)]
     pub(super) fn redis_failures(&self, cause: &str) -> u64 {
         self.redis_failures.with_label_values(&[cause]).get()
+    }
+
+    /// Removes the series of observers for which `keep` says no.
+    pub(crate) fn retain(&self, keep: &dyn Fn(&str, Option<&str>) -> bool) {
+        retain(&self.requests, keep);
     }
 
     fn all(&self) -> [&dyn Collector; 7] {

@@ -94,7 +94,7 @@ impl<'a> FileSource<'a> {
 }
 
 impl ConfigSource for FileSource<'_> {
-    async fn next(&mut self, _: &AppState) -> RuntimePlan {
+    async fn next(&mut self, sources: &AppState) -> RuntimePlan {
         if let Some(first) = self.first.take() {
             return first;
         }
@@ -106,6 +106,7 @@ impl ConfigSource for FileSource<'_> {
                 Err(CliError::Run(error)) => format!("{error:#}"),
                 Err(CliError::Closed) => continue,
             };
+            sources.metrics.config.rejected.set(1);
             tracing::warn!("configuration rejected, so what was loaded before stays: {problems}");
         }
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use crds::pod_status::BreakerState;
+use prometheus::Gauge;
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::postgres::PgRow;
@@ -40,6 +41,9 @@ const LONGEST_BEAT: Duration = Duration::from_secs(5);
 
 /// Maximum number of open circuit breakers stored for a process.
 const MOST_CIRCUITS: usize = 100;
+
+/// Seconds by which clocks may differ without a word about it.
+const MAX_CLOCK_OFFSET: f64 = 10.0;
 
 /// Another process of the listener, with a newer configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +81,7 @@ pub(crate) struct Heartbeat {
     member: MemberIdentity,
     observers: watch::Receiver<Arc<Observers>>,
     decides: bool,
+    clock_offset: Gauge,
 }
 
 impl Heartbeat {
@@ -87,6 +92,7 @@ impl Heartbeat {
         member: &MemberIdentity,
         observers: watch::Receiver<Arc<Observers>>,
         coordination: &Coordination,
+        clock_offset: Gauge,
     ) -> Self {
         Self {
             pool,
@@ -94,6 +100,7 @@ impl Heartbeat {
             member: member.clone(),
             observers,
             decides: matches!(coordination, Coordination::Database),
+            clock_offset,
         }
     }
 
@@ -136,7 +143,8 @@ impl Heartbeat {
     pub(crate) async fn beat(&self) -> Result<Option<NewerConfig>, sqlx::Error> {
         let observers = Arc::clone(&self.observers.borrow());
         let (_, lifetime) = self.cadence();
-        sqlx::query(
+        let before = Utc::now();
+        let of_server: DateTime<Utc> = sqlx::query_scalar(
             "with old_members as (
                  delete from observer.member
                  where listener = $1 and name <> $2 and expires_at < clock_timestamp() - interval '1 day'
@@ -152,7 +160,8 @@ impl Heartbeat {
              values ($1, $2, $3, $4, clock_timestamp() + make_interval(secs => $5), $6, $7)
              on conflict (listener, name) do update
              set uid = excluded.uid, config_digest = excluded.config_digest, expires_at = excluded.expires_at,
-                 open_circuits = excluded.open_circuits, cache = excluded.cache",
+                 open_circuits = excluded.open_circuits, cache = excluded.cache
+             returning clock_timestamp()",
         )
         .bind(&*self.listener)
         .bind(&self.member.name)
@@ -161,12 +170,27 @@ impl Heartbeat {
         .bind(lifetime.as_secs_f64())
         .bind(Json(open_circuits(&observers)))
         .bind(observers.cache_stats().map(Json))
-        .execute(&self.pool)
+        .fetch_one(&self.pool)
         .await?;
+        self.record_clock(clock_offset(before, of_server, Utc::now()));
         if !self.decides {
             return Ok(None);
         }
         self.newest_other(observers.digest()).await
+    }
+
+    /// Records how far the clock of this process is from the server's, and logs it when that begins or ends.
+    fn record_clock(&self, offset: f64) {
+        let was_wrong = self.clock_offset.get().abs() > MAX_CLOCK_OFFSET;
+        self.clock_offset.set(offset);
+        match (was_wrong, offset.abs() > MAX_CLOCK_OFFSET) {
+            (false, true) => tracing::warn!(
+                "the clock of this machine differs from that of the database's server by {offset:.0} s: have both set \
+                 by NTP. Signatures carry the time, so receivers may reject deliveries"
+            ),
+            (true, false) => tracing::info!("the clock agrees with that of the database's server"),
+            _ => {}
+        }
     }
 
     /// The live process with the newest configuration, where that is newer than `digest`.
@@ -207,6 +231,18 @@ impl Heartbeat {
 
     const fn cadence(&self) -> (Duration, Duration) {
         if self.decides { OF_FILES } else { IN_CLUSTER }
+    }
+}
+
+/// Returns by how many seconds this clock is ahead of the server's, of which one time between two of this clock
+/// is known. Nothing less is told than what the question took.
+fn clock_offset(before: DateTime<Utc>, of_server: DateTime<Utc>, after: DateTime<Utc>) -> f64 {
+    if of_server < before {
+        (before - of_server).as_seconds_f64()
+    } else if of_server > after {
+        (after - of_server).as_seconds_f64()
+    } else {
+        0.0
     }
 }
 
@@ -270,6 +306,7 @@ fn unless_ended(row: &PgRow, ended: &impl Fn(&str) -> bool) -> Result<Option<Str
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 
@@ -281,5 +318,16 @@ mod tests {
         assert_eq!(behind(None, true, now), Some(now));
         assert_eq!(behind(Some(now), true, later), Some(now));
         assert_eq!(behind(Some(now), false, later), None);
+    }
+
+    #[test]
+    fn clocks_differ_by_no_more_than_is_known() {
+        let time = |seconds: i64| DateTime::from_timestamp(1_000_000 + seconds, 0).unwrap();
+        let offset = |before: i64, of_server: i64, after: i64| {
+            clock_offset(time(before), time(of_server), time(after)).to_string()
+        };
+        assert_eq!(offset(10, 12, 15), "0");
+        assert_eq!(offset(10, 4, 15), "6", "this clock is ahead");
+        assert_eq!(offset(10, 45, 15), "-30", "this clock is behind");
     }
 }

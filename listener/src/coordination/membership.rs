@@ -20,6 +20,7 @@ use super::postgres_lease_store::PostgresLeaseStore;
 use super::process;
 use crate::database::{DatabaseError, lease_pool};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::pool_metrics::WatchedPool;
 
 /// Label of a Lease with the name of its listener.
 const INSTANCE: &str = "app.kubernetes.io/instance";
@@ -80,7 +81,7 @@ pub(crate) struct Membership {
     max_shutdown: Duration,
     task: AbortOnDropHandle<()>,
     // Of the database, if the Leases are stored there.
-    pool: Option<PgPool>,
+    pool: Option<(PgPool, WatchedPool)>,
     _ends: DropGuard,
 }
 
@@ -93,7 +94,7 @@ impl Membership {
         metrics: &Metrics,
     ) -> Result<Self, DatabaseError> {
         let timing = timing(listener);
-        let requests = metrics.lease_requests.clone();
+        let requests = metrics.shards.lease_requests.clone();
         let mut member_owners = Vec::new();
         let mut dead: Arc<dyn Fn(&str) -> bool + Send + Sync> = Arc::new(|_| false);
         let (store, owners, pool): (Arc<dyn LeaseStore>, _, _) = match coordination {
@@ -115,7 +116,7 @@ impl Membership {
                 (
                     Arc::new(MeteredLeaseStore::new(rows, requests)),
                     Vec::new(),
-                    Some(pool),
+                    Some((pool.clone(), metrics.pools.watch("leases", &pool))),
                 )
             }
         };
@@ -175,7 +176,7 @@ impl Membership {
         } else {
             tokio::time::timeout(self.max_shutdown, &mut self.task).await
         };
-        if let Some(pool) = self.pool {
+        if let Some((pool, _counted)) = self.pool {
             // Whether the connections close in order does not matter.
             let _in_time = tokio::time::timeout(SHUTDOWN_GRACE, pool.close()).await;
         }

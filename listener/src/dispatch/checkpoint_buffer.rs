@@ -144,9 +144,14 @@ impl CheckpointBuffer {
         (took, unsent): (Duration, Option<&'static str>),
     ) {
         self.complete(delivery, name);
+        let now = Utc::now();
+        if unsent.is_none() {
+            let metrics = &self.writer.metrics;
+            metrics.record_delivered(name, delivery.event.occurred_at, now);
+        }
         self.deliveries.report(|| DeliveryReport {
             success: Some(Success {
-                at: Utc::now(),
+                at: now,
                 took,
                 unsent,
             }),

@@ -254,7 +254,7 @@ impl Dispatcher {
             epoch,
             "fenced: another process has claimed the shard, so nothing more of it is saved here"
         );
-        self.metrics.checkpoint_fenced.inc();
+        self.metrics.shards.checkpoint_fenced.inc();
         self.drop_shard(shard);
         fenced.cancel();
     }

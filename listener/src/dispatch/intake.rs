@@ -31,6 +31,8 @@ struct BatchInProgress {
 pub(super) struct Intake {
     batch: Option<BatchInProgress>,
     backlog: u64,
+    /// The last window of which something was accepted.
+    last_window: Option<u64>,
     /// When the last admitted event was committed, approximately.
     last_read: Option<DateTime<Utc>>,
     metrics: Metrics,
@@ -42,6 +44,7 @@ impl Intake {
         Self {
             batch: None,
             backlog: 0,
+            last_window: None,
             last_read: None,
             metrics,
         }
@@ -69,6 +72,9 @@ impl Intake {
                 checkpoint.open_window(shard, batch.window, bounds);
             }
             reached.insert(shard, (epoch, position));
+        }
+        if batch.bounds.is_some() && self.last_window.replace(batch.window) != Some(batch.window) {
+            self.metrics.windows.inc();
         }
         self.metrics.events.inc_by(batch.events.len() as u64);
         self.backlog = batch.backlog;

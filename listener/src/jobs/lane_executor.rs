@@ -198,6 +198,11 @@ impl LaneExecutor {
         self.cancels().remove(claim);
         let outcome = outcome?;
         self.metrics.record_attempt(&compiled.name, &outcome, took);
+        if outcome == Outcome::Delivered && payload.replay.is_none() {
+            let occurred_at = payload.event.occurred_at;
+            self.metrics
+                .record_delivered(&compiled.name, occurred_at, Utc::now());
+        }
         Some((outcome, took))
     }
 

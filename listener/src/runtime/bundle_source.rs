@@ -146,6 +146,8 @@ impl LoadedBundles {
             let (observer, path) = (&refused.observer, &refused.path);
             tracing::warn!(observer, path, "observer rejected: {}", refused.message);
         }
+        let rejected = i64::try_from(bundle.refused.len()).unwrap_or(i64::MAX);
+        sources.metrics.config.rejected.set(rejected);
         let hash = bundle.hash.clone();
         sources.reporter.bundle_loaded(bundle);
         if self.current.as_ref() == Some(&hash) {
@@ -162,6 +164,7 @@ impl LoadedBundles {
         if self.current.is_none() {
             sources.health.cannot_start(problem.clone());
         }
+        sources.metrics.config.rejected.set(1);
         sources.reporter.bundle_failed(problem);
     }
 }

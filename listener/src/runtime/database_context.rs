@@ -14,6 +14,7 @@ use crate::checkpoint;
 use crate::database::{self, AccessMode};
 use crate::jobs::backend::QueueBackendHandle;
 use crate::migrate;
+use crate::telemetry::pool_metrics::WatchedPool;
 
 /// Interval at which the database is opened again after the server has recovered.
 const REOPEN_INTERVAL: Duration = Duration::from_millis(250);
@@ -24,6 +25,7 @@ pub(super) struct DatabaseContext {
     pub(super) log: ChangeLog,
     pub(super) incarnation: Uuid,
     pub(super) queue: QueueBackendHandle,
+    _counted: WatchedPool,
 }
 
 impl DatabaseContext {
@@ -44,7 +46,9 @@ impl DatabaseContext {
         }
         let queue = QueueBackendHandle::open(listener, pool.clone()).await?;
         queue.log_durability();
+        let pools = &session.sources.metrics.pools;
         Ok(Self {
+            _counted: pools.watch("main", &pool),
             pool,
             log,
             incarnation,

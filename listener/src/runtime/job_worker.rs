@@ -20,6 +20,7 @@ use crate::jobs::backend::QueueBackendHandle;
 use crate::jobs::reports::JobReports;
 use crate::jobs::worker;
 use crate::jobs::worker_config::WorkerConfig;
+use crate::telemetry::pool_metrics::WatchedPool;
 
 /// How long the job worker may drain after something else has failed.
 const SHORT_DRAIN: Duration = Duration::from_secs(1);
@@ -56,11 +57,15 @@ impl JobWorkerHandle {
         let task = if session.worker_mode == WorkerMode::Disabled {
             None
         } else {
-            let worker = session
+            let (worker, counted) = session
                 .worker_config(Arc::clone(&added), (deliveries, changes))
                 .await?;
-            let task = tokio::spawn(worker::run(worker, stop.clone()));
-            Some(AbortOnDropHandle::new(task))
+            let stop = stop.clone();
+            let task = async move {
+                let _counted = counted;
+                worker::run(worker, stop).await;
+            };
+            Some(AbortOnDropHandle::new(tokio::spawn(task)))
         };
         Ok(Self { added, stop, task })
     }
@@ -84,29 +89,31 @@ impl JobWorkerHandle {
 }
 
 impl SessionContext<'_> {
-    /// Returns the configuration of the job worker, with connections of its own.
+    /// Returns the configuration of the job worker, with connections of its own, which are counted.
     async fn worker_config(
         &self,
         added: Arc<Notify>,
         (deliveries, changes): (DeliveryReporter, Arc<Follower>),
-    ) -> Result<WorkerConfig, RunError> {
+    ) -> Result<(WorkerConfig, WatchedPool), RunError> {
         let listener = self.listener;
         let pool = database::job_pool(&listener.database_url)?;
-        let config = &listener.queue;
-        Ok(WorkerConfig {
+        let queue = &listener.queue;
+        let counted = self.sources.metrics.pools.watch("jobs", &pool);
+        let config = WorkerConfig {
             backend: QueueBackendHandle::open(listener, pool).await?,
             listener: Arc::from(listener.identity()),
             worker_name: self.member.name.clone(),
             observers: self.observers.clone(),
-            concurrency: usize::try_from(config.concurrency).unwrap_or(usize::MAX),
-            max_running_total: config.max_concurrency_total,
-            lease_duration: config.worker_lease_duration,
+            concurrency: usize::try_from(queue.concurrency).unwrap_or(usize::MAX),
+            max_running_total: queue.max_concurrency_total,
+            lease_duration: queue.worker_lease_duration,
             drain_timeout: listener.drain_timeout,
             jobs_added: added,
             metrics: self.sources.metrics.clone(),
             reports: JobReports::new(deliveries),
             changes,
-        })
+        };
+        Ok((config, counted))
     }
 
     /// Works on jobs only, until `stop` or until the session fails.

@@ -209,6 +209,7 @@ impl SessionContext<'_> {
             self.member,
             observers,
             self.coordination,
+            self.sources.metrics.process.clock_offset.clone(),
         )
     }
 }

@@ -70,6 +70,7 @@ impl ShardWorker<'_> {
         if let Some(drain) = drain {
             let is_lost = drain.is_zero() && !lease.release_requested().is_cancelled();
             if is_lost {
+                self.sources.metrics.shards.leases_lost.inc();
                 tracing::warn!(shard, "shard lease lost; cutting off what is in flight");
             }
             // What was finished is saved even then, unless another process was faster.
@@ -156,6 +157,9 @@ impl ShardWorker<'_> {
 
     fn log_claimed(&self, claimed: &ClaimedShard) {
         let (shard, epoch) = (claimed.shard, claimed.epoch);
+        let kind = claimed.taken_from.as_ref().map_or("first", |_| "takeover");
+        let claims = &self.sources.metrics.shards.claims;
+        claims.with_label_values(&[kind]).inc();
         if let Some(from) = &claimed.taken_from {
             tracing::info!(
                 shard,

@@ -60,12 +60,16 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), RunError> {
     let mut first = None;
-    while let Some(renamed) = run_named(&mut source, first.take(), &options, &stop).await? {
+    loop {
+        // Boxed, since callers' futures would embed it.
+        let running = Box::pin(run_named(&mut source, first.take(), &options, &stop));
+        let Some(renamed) = running.await? else {
+            return Ok(());
+        };
         options.listener = renamed.listener.identity();
         options.metrics = None;
         first = Some(renamed);
     }
-    Ok(())
 }
 
 /// Runs listeners of one name. Returns the plan of a listener with another name, which needs metrics of
@@ -313,6 +317,10 @@ impl<S: ConfigSource> Supervisor<'_, S> {
     /// Reports why nothing is done until the next attempt.
     fn report(&self, error: &RunError, delay: Duration) {
         let problem = problem(error);
+        if error.is_outage() {
+            let errors = &self.sources.metrics.database_errors;
+            errors.with_label_values(&["begin_session"]).inc();
+        }
         let (reason, seconds) = (&problem.reason, delay.as_secs_f64());
         let what = match error {
             RunError::Queue(_) if error.is_outage() => "job queue outage",
@@ -342,7 +350,11 @@ impl<S: ConfigSource> Supervisor<'_, S> {
 impl CurrentPlan {
     /// Replaces the observers in place, or leaves the plan of a changed listener to the next session.
     fn reload(&mut self, plan: RuntimePlan, sources: &AppState) {
-        sources.metrics.config_reloads.inc();
+        sources.metrics.config.reloads.inc();
+        // Files are rejected as a whole, and of a bundle only the observers that do not compile.
+        let rejected = plan.bundle.as_ref().map_or(0, |one| one.refused.len());
+        let rejected = i64::try_from(rejected).unwrap_or(i64::MAX);
+        sources.metrics.config.rejected.set(rejected);
         if self.next.is_none() && self.plan.change_to(&plan) == PlanChange::Observers {
             let observers = plan.observers.len();
             tracing::info!(observers, "configuration reloaded: observers replaced");
@@ -360,8 +372,12 @@ impl CurrentPlan {
         }
     }
 
-    /// Reports which bundle is run; files have none.
+    /// Reports which bundle is run, if it is one, and forgets what was counted of observers that are no more.
     fn report(&self, sources: &AppState) {
+        let observers = &self.plan.observers;
+        let keep = |observer: &str, action: Option<&str>| observers.has(observer, action);
+        sources.metrics.retain(&keep);
+        observers.retain_series(&keep);
         if let Some(bundle) = &self.plan.bundle {
             sources.reporter.bundle_applied(bundle.clone());
         }

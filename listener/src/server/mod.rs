@@ -99,6 +99,8 @@ async fn ready(State(state): State<AppState>) -> impl IntoResponse {
 }
 
 async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
+    let is_ready = state.health.not_ready(Instant::now()).is_none();
+    state.metrics.process.ready.set(i64::from(is_ready));
     server::metrics(state.metrics.render())
 }
 

@@ -7,6 +7,7 @@ use prometheus::proto::MetricFamily;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts};
 
 use super::metrics::DURATIONS;
+use super::retain::retain;
 use crate::delivery::outcome::Outcome;
 
 /// Counts and durations of lookups.
@@ -33,6 +34,12 @@ impl LookupMetrics {
                 &["observer", "lookup"],
             )?,
         })
+    }
+
+    /// Removes the series of observers for which `keep` says no.
+    pub(crate) fn retain(&self, keep: &dyn Fn(&str, Option<&str>) -> bool) {
+        retain(&self.lookups, keep);
+        retain(&self.duration, keep);
     }
 
     /// Records one lookup.

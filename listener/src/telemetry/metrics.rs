@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use crds::config::OnFailure;
 use crds::pod_status::OpenCircuitBreakers;
 use prometheus::core::Collector;
@@ -13,6 +14,11 @@ use prometheus::{
 use server::registry::{MetricDescription, Registry};
 
 use super::backfill_metrics::BackfillMetrics;
+use super::config_metrics::ConfigMetrics;
+use super::pool_metrics::PoolMetrics;
+use super::process_metrics::ProcessMetrics;
+use super::retain::retain;
+use super::shard_metrics::ShardMetrics;
 use super::source_metrics::SourceMetrics;
 use crate::delivery::ActionName;
 use crate::delivery::attempt::Attempt;
@@ -22,6 +28,11 @@ use crate::sync::lock;
 /// Bounds of the duration buckets, in seconds.
 pub(super) const DURATIONS: [f64; 12] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0,
+];
+
+/// Bounds of the buckets of the time from a change until its delivery, in seconds.
+const LATENCIES: [f64; 12] = [
+    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0, 3600.0, 86400.0,
 ];
 
 /// Bounds of the queue delay buckets, in seconds.
@@ -205,12 +216,16 @@ pub struct Metrics {
     circuits: Arc<Mutex<Option<Arc<dyn OpenCircuits>>>>,
     /// Events read from the change log.
     pub events: IntCounter,
+    /// Windows of the change log that were read.
+    pub windows: IntCounter,
     /// Events that matched an observer, by observer.
     pub matches: IntCounterVec,
     /// Delivery attempts, by outcome: `success`, `retryable`, `permanent`.
     pub delivery_attempts: IntCounterVec,
     /// Duration of delivery attempts in seconds.
     pub delivery_attempt_duration: HistogramVec,
+    /// Seconds from the start of an event's transaction until it was delivered.
+    pub delivery_latency: HistogramVec,
     /// Dead letters written, by kind of failure.
     pub dead_letters_written: IntCounterVec,
     /// Dead letters stored, by observer and kind of failure; reported by one process of the fleet.
@@ -229,21 +244,23 @@ pub struct Metrics {
     pub backlog: IntGauge,
     /// Age in seconds of the oldest unfinished event; 0 if there is none.
     pub lag: Gauge,
+    /// This process as a whole.
+    pub process: ProcessMetrics,
     /// Checkpoint commits.
     pub checkpoint_commits: IntCounter,
     /// Shards that this process owns.
     pub shards_owned: IntGauge,
     /// Shards of this process with work that makes no progress.
     pub shards_stalled: IntGauge,
-    /// Checkpoint commits rejected because another process owns the shard.
-    pub checkpoint_fenced: IntCounter,
-    /// Requests about Leases, by verb.
-    pub lease_requests: IntCounterVec,
-    /// Configuration changes applied without a restart.
-    pub config_reloads: IntCounter,
+    /// The configuration that is run.
+    pub config: ConfigMetrics,
+    /// How shards change hands.
+    pub shards: ShardMetrics,
     /// Failed database operations, by operation: `read_change_log`, `commit_checkpoint`,
-    /// `read_redrives`, `use_queue`, `maintain_dead_letters`, `apply_retention`.
+    /// `read_redrives`, `begin_session`, `use_queue`, `maintain_dead_letters`, `apply_retention`.
     pub database_errors: IntCounterVec,
+    /// Connections to the listener's database.
+    pub pools: PoolMetrics,
     /// Seconds for which retention of the change log has been blocked; 0 if its last run succeeded.
     pub retention_blocked: IntGauge,
     /// Metrics of the job queue.
@@ -261,6 +278,7 @@ impl Metrics {
     pub fn new(listener: &str) -> Result<Self, prometheus::Error> {
         let labels = [("listener".to_owned(), listener.to_owned())].into();
         let registry = Registry::new_custom(Some("observer".to_owned()), Some(labels))?;
+        registry.register_process()?;
         let counter = |name: &str, help: &str| registered(&registry, IntCounter::new(name, help)?);
         let counters = |name: &str, help: &str, by: &[&str]| {
             registered(&registry, IntCounterVec::new(Opts::new(name, help), by)?)
@@ -269,21 +287,18 @@ impl Metrics {
             registered(&registry, IntGaugeVec::new(Opts::new(name, help), by)?)
         };
         let gauge = |name: &str, help: &str| registered(&registry, IntGauge::new(name, help)?);
-        let delivery_attempt_duration = HistogramVec::new(
-            HistogramOpts::new(
-                "delivery_attempt_duration_seconds",
-                "Duration of delivery attempts",
-            )
-            .buckets(DURATIONS.to_vec()),
-            &["observer", "action"],
-        )?;
         let lag = Gauge::new(
             "lag_seconds",
             "Age of the oldest unfinished event; 0 if there is none",
         )?;
+        let histograms = |name: &str, help: &str, bounds: &[f64]| {
+            let opts = HistogramOpts::new(name, help).buckets(bounds.to_vec());
+            registered(&registry, HistogramVec::new(opts, &["observer", "action"])?)
+        };
         Ok(Self {
             circuits: Arc::default(),
             events: counter("events_total", "Events read from the change log")?,
+            windows: counter("windows_total", "Windows of the change log that were read")?,
             matches: counters(
                 "matches_total",
                 "Events that matched an observer",
@@ -294,7 +309,16 @@ impl Metrics {
                 "Delivery attempts by outcome",
                 &["observer", "action", "outcome"],
             )?,
-            delivery_attempt_duration: registered(&registry, delivery_attempt_duration)?,
+            delivery_attempt_duration: histograms(
+                "delivery_attempt_duration_seconds",
+                "Duration of delivery attempts",
+                &DURATIONS,
+            )?,
+            delivery_latency: histograms(
+                "delivery_latency_seconds",
+                "Time from the start of an event's transaction until it was delivered, without replays",
+                &LATENCIES,
+            )?,
             dead_letters_written: counters(
                 "dead_letters_written_total",
                 "Dead letters written",
@@ -328,23 +352,18 @@ impl Metrics {
                 "Events committed and not read yet, an upper bound",
             )?,
             lag: registered(&registry, lag)?,
+            process: ProcessMetrics::new(&registry)?,
             checkpoint_commits: counter("checkpoint_commits_total", "Checkpoint commits")?,
             shards_owned: gauge("shards_owned", "Shards that this process owns")?,
             shards_stalled: gauge("shards_stalled", "Shards with work that makes no progress")?,
-            checkpoint_fenced: counter(
-                "checkpoint_fenced_total",
-                "Checkpoint commits rejected because another process owns the shard",
-            )?,
-            lease_requests: counters("lease_requests_total", "Requests about Leases", &["verb"])?,
-            config_reloads: counter(
-                "config_reloads_total",
-                "Configuration changes applied without a restart",
-            )?,
+            config: ConfigMetrics::new(&registry)?,
+            shards: ShardMetrics::new(&registry)?,
             database_errors: counters(
                 "database_errors_total",
                 "Failed database operations",
                 &["operation"],
             )?,
+            pools: registered(&registry, PoolMetrics::new()?)?,
             retention_blocked: gauge(
                 "retention_blocked_seconds",
                 "Time for which old events could not be deleted because of a lock or database errors; 0 if they can",
@@ -379,6 +398,37 @@ impl Metrics {
         self.delivery_attempt_duration
             .with_label_values(&labels)
             .observe(took.as_secs_f64());
+    }
+
+    /// Records when an event that occurred at a time was delivered.
+    pub fn record_delivered(
+        &self,
+        ActionName { observer, action }: &ActionName,
+        occurred_at: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) {
+        let latency = self
+            .delivery_latency
+            .with_label_values(&[&**observer, &**action]);
+        // The clocks of two machines may differ.
+        latency.observe((now - occurred_at).as_seconds_f64().max(0.0));
+    }
+
+    /// Removes the series of observers and actions for which `keep` says no. What is reported of rows of the
+    /// database, such as dead letters, goes by these.
+    pub fn retain(&self, keep: &dyn Fn(&str, Option<&str>) -> bool) {
+        for counters in [
+            &self.matches,
+            &self.delivery_attempts,
+            &self.dead_letters_written,
+            &self.deliveries_dropped,
+            &self.jobs.enqueued,
+            &self.jobs.executions,
+        ] {
+            retain(counters, keep);
+        }
+        retain(&self.delivery_attempt_duration, keep);
+        retain(&self.delivery_latency, keep);
     }
 
     /// Counts and logs a delivery of an event (its id and entity) that has failed for good.

@@ -192,13 +192,19 @@ impl StatusReporter {
 
     /// Sets the stalled shards among those that this process owns.
     pub fn set_stalled_owned(&self, stalled: Vec<StalledShard>) {
-        self.update(|state| state.stalled_owned = stalled);
+        self.update(|state| {
+            log_stalled(&state.stalled_owned, &stalled);
+            state.stalled_owned = stalled;
+        });
     }
 
     /// Sets the shards that are assigned to this process and that it cannot acquire, or that it holds by
     /// Lease and cannot claim in the database.
     pub fn set_stalled_unowned(&self, stalled: Vec<StalledShard>) {
-        self.update(|state| state.stalled_unowned = stalled);
+        self.update(|state| {
+            log_stalled(&state.stalled_unowned, &stalled);
+            state.stalled_unowned = stalled;
+        });
     }
 
     /// Returns all stalled shards.
@@ -250,6 +256,22 @@ impl StatusReporter {
             pending: count(&metrics.deliveries_pending),
             search: state.search.clone(),
             source: state.source.clone(),
+        }
+    }
+}
+
+/// Logs which shards are stalled that were not, or for another reason, and which are not any more.
+fn log_stalled(before: &[StalledShard], now: &[StalledShard]) {
+    for one in now {
+        let known = |old: &StalledShard| old.shard == one.shard && old.reason == one.reason;
+        if !before.iter().any(known) {
+            let (shard, reason) = (one.shard, &one.reason);
+            tracing::warn!(shard, reason, "shard stalled: {}", one.message);
+        }
+    }
+    for one in before {
+        if !now.iter().any(|new| new.shard == one.shard) {
+            tracing::info!(shard = one.shard, "shard no longer stalled");
         }
     }
 }

@@ -18,6 +18,9 @@ pub(crate) fn program() -> String {
 
 use testkit::wait::{watched, while_progressing_or};
 
+/// Sets the clock of a process; of Debian's package libfaketime. The loader knows what stands for `$LIB`.
+const FAKETIME: &str = "/usr/$LIB/faketime/libfaketimeMT.so.1";
+
 /// Lines of a program's log in the output of a test that fails.
 const LAST_LINES: usize = 40;
 
@@ -89,6 +92,17 @@ impl Process {
 
     pub(crate) fn start(args: &[&str], file: &Path) -> Self {
         Self::spawn(Command::new(program()), args, file)
+    }
+
+    /// Starts it with a clock that a file sets, by libfaketime.
+    pub(crate) fn start_with_clock(args: &[&str], file: &Path, clock: &Path) -> Self {
+        let mut program = Command::new(program());
+        program
+            .env("LD_PRELOAD", FAKETIME)
+            .env("FAKETIME_TIMESTAMP_FILE", clock)
+            .env("FAKETIME_NO_CACHE", "1")
+            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        Self::spawn(program, args, file)
     }
 
     /// Starts it as a pod of a cluster.

@@ -24,7 +24,7 @@ use crate::support::{binaries, eventually};
 const LOGICAL: &str = "wal_level = logical\nmax_replication_slots = 20\nmax_wal_senders = 20";
 
 /// A server with the database that is read and the one of the change log.
-struct Source {
+pub(crate) struct Source {
     server: PrivateServer,
     /// Connections to the database that is read.
     read: PgPool,
@@ -50,7 +50,7 @@ impl Source {
     }
 
     /// The log is in a database of its own.
-    async fn apart() -> Self {
+    pub(crate) async fn apart() -> Self {
         let server = PrivateServer::start_with(&binaries(), LOGICAL)
             .await
             .unwrap();
@@ -85,7 +85,7 @@ impl Source {
         )
     }
 
-    async fn run(&self, sql: &str) {
+    pub(crate) async fn run(&self, sql: &str) {
         sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned()))
             .execute(&self.read)
             .await
@@ -101,12 +101,12 @@ impl Source {
     }
 
     /// Waits until the source is read, for what is written from then on.
-    async fn is_read(&self) {
+    pub(crate) async fn is_read(&self) {
         is_read(&self.read).await;
     }
 
     /// Waits until the change log has so many rows.
-    async fn logged(&self, rows: i64) {
+    pub(crate) async fn logged(&self, rows: i64) {
         eventually(&format!("{rows} rows are in the change log"), async || {
             let count: i64 = sqlx::query_scalar("select count(*) from observer.change_log")
                 .fetch_one(&self.log)
@@ -135,7 +135,7 @@ fn counters(source: &Source, spec: &str, sink: &Sink, path: &str) -> Config {
 }
 
 /// A listener that posts changes of `kv`, at work on a source, with its receiver and its files.
-async fn reading(source: Source) -> (Source, Sink, Config, Process) {
+pub(crate) async fn reading(source: Source) -> (Source, Sink, Config, Process) {
     make_untracked_table(&source.read).await;
     let sink = sink().await;
     let config = counters(&source, SHORT_LEASE, &sink, "/");

@@ -35,6 +35,7 @@ impl Metrics {
     /// Registers the metrics.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new_custom(Some("observer_operator".to_owned()), None)?;
+        registry.register_process()?;
         let counters = |name: &str, help: &str, by: &[&str]| {
             registered(&registry, IntCounterVec::new(Opts::new(name, help), by)?)
         };

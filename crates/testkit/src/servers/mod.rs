@@ -14,6 +14,8 @@ pub mod nats;
 #[cfg(feature = "tests")]
 pub mod pooler;
 pub mod postgres;
+#[cfg(feature = "tests")]
+pub mod prometheus;
 pub mod redis;
 #[cfg(feature = "tests")]
 pub mod redis_groups;

@@ -1,0 +1,33 @@
+//! Metrics of this process as a whole.
+
+use prometheus::{Gauge, IntGauge};
+use server::registry::Registry;
+
+use super::metrics::registered;
+
+/// Metrics of this process as a whole.
+#[derive(Clone, Debug)]
+pub struct ProcessMetrics {
+    /// Whether the process is ready, as `/readyz` says; set whenever metrics are scraped.
+    pub ready: IntGauge,
+    /// Seconds by which the clock of this process is ahead of that of the database's server.
+    pub clock_offset: Gauge,
+}
+
+impl ProcessMetrics {
+    /// Registers the metrics.
+    pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let ready = IntGauge::new(
+            "ready",
+            "Whether the process is ready, as /readyz says: 1 if it is, 0 if not",
+        )?;
+        let clock_offset = Gauge::new(
+            "clock_offset_seconds",
+            "Clock of this process minus that of the database's server, beyond what a round trip hides",
+        )?;
+        Ok(Self {
+            ready: registered(registry, ready)?,
+            clock_offset: registered(registry, clock_offset)?,
+        })
+    }
+}
