@@ -112,6 +112,7 @@ impl LoggedTable {
             occurred_at: at,
             old: None,
             new: Some(image.json),
+            trace: None,
         }
     }
 }

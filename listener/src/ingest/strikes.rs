@@ -170,6 +170,7 @@ mod tests {
             occurred_at: chrono::DateTime::UNIX_EPOCH,
             old: None,
             new: None,
+            trace: None,
         }
     }
 

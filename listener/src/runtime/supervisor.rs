@@ -28,6 +28,7 @@ use crate::database::{START_PATIENCE, diagnose_url};
 use crate::observers::Observers;
 use crate::server::AppState;
 use crate::telemetry::metrics::Metrics;
+use crate::trace;
 
 /// Backoff of sessions that fail, and of the configuration that cannot be read.
 pub(super) const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(10));
@@ -80,9 +81,10 @@ async fn run_named<S: ConfigSource>(
         Some(metrics) => metrics.clone(),
         None => Metrics::new(&options.listener)?,
     };
-    let sources = AppState::new(metrics, options.member.name.as_str());
+    let mut sources = AppState::new(metrics, options.member.name.as_str());
     let mut tasks: JoinSet<Result<(), RunError>> = JoinSet::new();
     let done = CancellationToken::new();
+    start_traces(options, &mut sources, &mut tasks, &done);
     if let Some(at) = options.listen {
         let with_api = options.api_listen == Some(at);
         serve_http(at, with_api, &mut tasks, &sources, &done).await?;
@@ -107,6 +109,30 @@ async fn run_named<S: ConfigSource>(
         log_stopped(&options.listener, &sources);
     }
     result
+}
+
+/// Starts traces, if the environment asks for them. Deliveries never depend on them.
+fn start_traces(
+    options: &ProcessOptions,
+    sources: &mut AppState,
+    tasks: &mut JoinSet<Result<(), RunError>>,
+    done: &CancellationToken,
+) {
+    let names = (&*options.listener, options.member.name.as_str());
+    match trace::start(names, &sources.metrics.spans_dropped) {
+        Ok(None) => {}
+        Ok(Some((spans, sender))) => {
+            sources.spans = spans;
+            let done = done.clone();
+            tasks.spawn(async move {
+                sender.run(done).await;
+                Ok(())
+            });
+        }
+        Err(error) => {
+            tracing::error!("no traces are sent: {error}");
+        }
+    }
 }
 
 fn log_stopped(listener: &str, sources: &AppState) {

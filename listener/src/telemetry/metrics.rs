@@ -241,6 +241,8 @@ pub struct Metrics {
     pub lease_requests: IntCounterVec,
     /// Configuration changes applied without a restart.
     pub config_reloads: IntCounter,
+    /// Spans that were not sent to the collector of traces.
+    pub spans_dropped: IntCounter,
     /// Failed database operations, by operation: `read_change_log`, `commit_checkpoint`,
     /// `read_redrives`, `use_queue`, `maintain_dead_letters`, `apply_retention`.
     pub database_errors: IntCounterVec,
@@ -336,6 +338,10 @@ impl Metrics {
                 "Checkpoint commits rejected because another process owns the shard",
             )?,
             lease_requests: counters("lease_requests_total", "Requests about Leases", &["verb"])?,
+            spans_dropped: counter(
+                "telemetry_spans_dropped_total",
+                "Spans that were dropped: the collector did not take them, or too many waited for it",
+            )?,
             config_reloads: counter(
                 "config_reloads_total",
                 "Configuration changes applied without a restart",

@@ -29,6 +29,7 @@ fn add_series(metrics: &Metrics) {
         checkpoint_fenced: _,
         lease_requests,
         config_reloads: _,
+        spans_dropped: _,
         database_errors,
         retention_blocked: _,
         jobs,
@@ -104,7 +105,7 @@ fn metric_names_follow_prometheus_practice() {
         .iter()
         .map(prometheus::proto::MetricFamily::name)
         .collect();
-    assert_eq!(names.len(), 52, "{names:?}");
+    assert_eq!(names.len(), 53, "{names:?}");
     for family in &families {
         let name = family.name();
         let base = name.strip_suffix("_total");

@@ -27,6 +27,7 @@ fn read_texts(
         key: key.map(str::as_bytes),
         value: value.map(str::as_bytes),
         timestamp: NOW - 1000,
+        traceparent: None,
     };
     read(topic, record, now())
 }
