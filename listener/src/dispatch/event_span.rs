@@ -35,14 +35,18 @@ impl MatchSpan {
         Some(Self { trace, begun })
     }
 
-    /// Ends it, and begins the span of the event with so many deliveries.
+    /// Ends it with the observers of the deliveries, and begins the span of the event.
     pub(super) fn end<'n>(
         self,
         event: &Arc<Event>,
         observers: impl Iterator<Item = &'n Arc<str>>,
         deliveries: usize,
     ) -> Arc<EventSpan> {
-        let names = observers.map(|name| StringValue::from(Arc::clone(name)));
+        let mut names: Vec<&Arc<str>> = observers.collect();
+        names.dedup();
+        let names = names
+            .into_iter()
+            .map(|name| StringValue::from(Arc::clone(name)));
         let names = Value::Array(Array::String(names.collect()));
         self.trace.end_part(
             self.begun,

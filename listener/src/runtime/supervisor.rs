@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::background::{first_error, join_all, mark_stopping, serve_api, serve_http};
 use super::config_source::{ConfigSource, FailurePolicy};
@@ -84,7 +85,7 @@ async fn run_named<S: ConfigSource>(
     let mut sources = AppState::new(metrics, options.member.name.as_str());
     let mut tasks: JoinSet<Result<(), RunError>> = JoinSet::new();
     let done = CancellationToken::new();
-    start_traces(options, &mut sources, &mut tasks, &done);
+    let traces = start_traces(options, &mut sources, &done);
     if let Some(at) = options.listen {
         let with_api = options.api_listen == Some(at);
         serve_http(at, with_api, &mut tasks, &sources, &done).await?;
@@ -105,6 +106,10 @@ async fn run_named<S: ConfigSource>(
     };
     done.cancel();
     join_all(&mut tasks).await;
+    if let Some(traces) = traces {
+        // It bounds its own end.
+        let _ended = traces.await;
+    }
     if let Ok(None) = &result {
         log_stopped(&options.listener, &sources);
     }
@@ -115,22 +120,19 @@ async fn run_named<S: ConfigSource>(
 fn start_traces(
     options: &ProcessOptions,
     sources: &mut AppState,
-    tasks: &mut JoinSet<Result<(), RunError>>,
     done: &CancellationToken,
-) {
+) -> Option<AbortOnDropHandle<()>> {
     let names = (&*options.listener, options.member.name.as_str());
     match trace::start(names, &sources.metrics.spans_dropped) {
-        Ok(None) => {}
-        Ok(Some((spans, sender))) => {
+        Ok(started) => {
+            let (spans, sender) = started?;
             sources.spans = spans;
-            let done = done.clone();
-            tasks.spawn(async move {
-                sender.run(done).await;
-                Ok(())
-            });
+            let sending = tokio::spawn(sender.run(done.clone()));
+            Some(AbortOnDropHandle::new(sending))
         }
         Err(error) => {
             tracing::error!("no traces are sent: {error}");
+            None
         }
     }
 }

@@ -109,14 +109,21 @@ fn resource(listener: &str, instance: &str, variable: impl Fn(&str) -> Option<St
 impl SpanSender {
     /// Sends spans until `done`, and then what is left, within a few seconds.
     pub(crate) async fn run(mut self, done: CancellationToken) {
+        let deadline = async {
+            done.cancelled().await;
+            sleep(FLUSH_TIMEOUT).await;
+        };
+        tokio::select! {
+            () = self.send_until(&done) => {}
+            () = deadline => {}
+        }
+    }
+
+    async fn send_until(&mut self, done: &CancellationToken) {
         let mut batch = Vec::new();
         loop {
             let received = self.waiting.recv_many(&mut batch, MAX_BATCH);
-            match done.run_until_cancelled(received).await {
-                Some(0) => return,
-                Some(_) => {}
-                None => break,
-            }
+            let _stopped = done.run_until_cancelled(received).await;
             if batch.len() < MAX_BATCH {
                 let _stopped = done.run_until_cancelled(sleep(LINGER)).await;
                 while batch.len() < MAX_BATCH
@@ -125,29 +132,13 @@ impl SpanSender {
                     batch.push(span);
                 }
             }
+            if batch.is_empty() {
+                return;
+            }
             let count = batch.len();
-            let sending = self.send(std::mem::take(&mut batch));
-            let until_flushed = async {
-                done.cancelled().await;
-                sleep(FLUSH_TIMEOUT).await;
-            };
-            let is_sent = tokio::select! {
-                is_sent = sending => is_sent,
-                () = until_flushed => false,
-            };
+            let is_sent = self.send(std::mem::take(&mut batch)).await;
             self.note(count, is_sent);
         }
-        let flushing = async {
-            while let Ok(span) = self.waiting.try_recv() {
-                batch.push(span);
-                if batch.len() == MAX_BATCH || self.waiting.is_empty() {
-                    let count = batch.len();
-                    let is_sent = self.send(std::mem::take(&mut batch)).await;
-                    self.note(count, is_sent);
-                }
-            }
-        };
-        let _in_time = timeout(FLUSH_TIMEOUT, flushing).await;
     }
 
     /// Sends a batch. Returns whether the collector took it.

@@ -7,6 +7,7 @@ mod failover;
 mod losses;
 mod rows;
 mod slots;
+mod traces;
 mod track;
 
 use observer_listener::migrate::migrate;
