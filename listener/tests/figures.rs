@@ -109,7 +109,7 @@ fn cpu(process: &Process) -> f64 {
 #[ignore = "a measurement"]
 async fn traces() {
     const ROWS: u64 = 40_000;
-    let mut found: [Vec<(f64, f64)>; 3] = Default::default();
+    let mut found = <[Vec<(f64, f64)>; 3]>::default();
     for round in 0..9 {
         let way = round % 3;
         let db = database().await;

@@ -7,7 +7,7 @@ use anyhow::Context;
 use crate::root;
 
 /// Functions for users, by what they are for.
-const FUNCTIONS: [(&str, &str, &[&str]); 4] = [
+const FUNCTIONS: [(&str, &str, &[&str]); 5] = [
     (
         "Tracking tables",
         "See [Track tables](../how-to/track-tables.md).",
@@ -17,6 +17,11 @@ const FUNCTIONS: [(&str, &str, &[&str]); 4] = [
         "Custom events",
         "See [Custom events](../how-to/track-tables.md#custom-events).",
         &["emit", "log_event", "restrict_emit", "unrestrict_emit"],
+    ),
+    (
+        "Traces",
+        "See [Traces](../how-to/traces.md).",
+        &["trace"],
     ),
     (
         "Exactly-once effects",

@@ -73,8 +73,8 @@ pub(crate) trait DeliverAction: Send + Sync {
     fn endpoint(&self) -> Option<(&str, &str)>;
 
     /// Returns the method of its requests, if they go by HTTP.
-    fn http_method(&self) -> &str {
-        "POST"
+    fn http_method(&self) -> reqwest::Method {
+        reqwest::Method::POST
     }
 
     /// Returns why the egress policy denies its address, where that is known without resolving a name.

@@ -23,7 +23,7 @@ impl ActionSpan {
     pub(super) fn of(kind: &'static str, action: &dyn DeliverAction) -> Self {
         let mut attributes = match kind {
             "webhook" | "slack" | "teams" => {
-                let method = action.http_method().to_owned();
+                let method = action.http_method().to_string();
                 vec![KeyValue::new("http.request.method", method)]
             }
             "kafka" | "nats" | "redis" => vec![
@@ -39,7 +39,7 @@ impl ActionSpan {
         }
         Self {
             name: match kind {
-                "webhook" | "slack" | "teams" => Cow::Owned(action.http_method().to_owned()),
+                "webhook" | "slack" | "teams" => Cow::Owned(action.http_method().to_string()),
                 "kafka" | "nats" | "redis" => Cow::Borrowed("send"),
                 other => Cow::Borrowed(other),
             },

@@ -192,8 +192,8 @@ impl DeliverAction for Webhook {
         Some(self.endpoint.names())
     }
 
-    fn http_method(&self) -> &str {
-        self.method.as_str()
+    fn http_method(&self) -> reqwest::Method {
+        self.method.clone()
     }
 
     fn preview(&self, delivery: &Delivery, now: DateTime<Utc>) -> Result<Preview, Failure> {

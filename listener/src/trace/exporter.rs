@@ -99,7 +99,7 @@ fn resource(listener: &str, instance: &str, variable: impl Fn(&str) -> Option<St
             let name = pair.split_once('=').map(|(name, _)| name.trim());
             name == Some(key)
         });
-        !is_given && !(*key == "service.name" && has_name)
+        !(is_given || *key == "service.name" && has_name)
     });
     Resource::builder()
         .with_attributes(own.map(|(key, value)| KeyValue::new(key, value.to_owned())))

@@ -81,8 +81,7 @@ impl Sampler {
         if let Some(writer) = writer.filter(|_| self.is_parent_based) {
             return writer.is_sampled();
         }
-        let [.., a, b, c, d, e, f, g, h] = trace;
-        let number = u64::from_be_bytes([a, b, c, d, e, f, g, h]) >> 1;
+        let number = u64::from_be_bytes(std::array::from_fn(|n| trace[n + 8])) >> 1;
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -112,7 +111,7 @@ impl Settings {
             return Ok(None);
         }
         Ok(Some(Self {
-            protocol: protocol(&variable)?,
+            protocol: protocol(variable)?,
             sampler: Sampler::read(variable)?,
         }))
     }

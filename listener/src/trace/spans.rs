@@ -135,7 +135,7 @@ impl Spans {
 }
 
 impl Inner {
-    /// Returns an id that no other span has: the finalizer of SplitMix64, over a count.
+    /// Returns an id that no other span has: the finalizer of `SplitMix64`, over a count.
     fn next_id(&self) -> SpanId {
         let n = self.count.fetch_add(1, Ordering::Relaxed);
         let mut z = self
