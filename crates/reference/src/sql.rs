@@ -18,11 +18,7 @@ const FUNCTIONS: [(&str, &str, &[&str]); 5] = [
         "See [Custom events](../how-to/track-tables.md#custom-events).",
         &["emit", "log_event", "restrict_emit", "unrestrict_emit"],
     ),
-    (
-        "Traces",
-        "See [Traces](../how-to/traces.md).",
-        &["trace"],
-    ),
+    ("Traces", "See [Traces](../how-to/traces.md).", &["trace"]),
     (
         "Exactly-once effects",
         "See [Postgres actions](../how-to/actions.md#postgres).",
