@@ -59,7 +59,9 @@ create table observer.change_log (
     tenant text,
     -- json and not jsonb: jsonb refuses what a row may hold, and the writer would fail with it
     old json,
-    new json
+    new json,
+    -- W3C trace context of the writer, if it gave one
+    traceparent text
 ) partition by list (partition_no);
 
 do $$
@@ -177,6 +179,8 @@ create table observer.dead_letter (
     history json not null default '[]',
     created_at timestamptz not null default clock_timestamp(),
     redrive_requested_at timestamptz,
+    -- the event's, as in the change log
+    traceparent text,
     unique (listener, event_id, observer, action)
 );
 create index on observer.dead_letter (listener, redrive_requested_at) where redrive_requested_at is not null;

@@ -33,4 +33,5 @@ mod sync;
 pub mod telemetry;
 pub mod templating;
 pub mod text;
+pub mod trace;
 pub mod tracking;

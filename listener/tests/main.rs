@@ -60,6 +60,7 @@ mod support;
 mod tail;
 mod tenants;
 mod terminal;
+mod traces;
 mod tracked_tables;
 mod unread;
 mod untracked;

@@ -213,19 +213,19 @@ set plan_cache_mode = force_generic_plan set jit = off$settings$;
                     )$plain$;
 
     rows constant text := $rows$
-        insert into observer.change_log (partition_no, hash, size, operation, entity, key, tenant, old, new)
+        insert into observer.change_log (partition_no, hash, size, operation, entity, key, tenant, old, new, traceparent)
         select
             (select partition_no from observer.log_partition_state), observer.hash_of(tenant, <entity>, key),
                 pg_column_size(image) - 4,
             <operation>, <entity>, key, tenant,
-            case <operation> when 'd' then image end, case <operation> when 'i' then image end
+            case <operation> when 'd' then image end, case <operation> when 'i' then image end, <traceparent>
         from (
             select image, observer.key_of(image, <key>) as key, observer.field(image, <tenant>) as tenant
             from (select row_to_json(visible.*) as image from <changed_rows> visible offset 0) whole offset 0
         ) row$rows$;
 
     pairs constant text := $pairs$
-        insert into observer.change_log (partition_no, hash, size, operation, entity, key, tenant, old, new)
+        insert into observer.change_log (partition_no, hash, size, operation, entity, key, tenant, old, new, traceparent)
         with olds as (
             select *, case when <by_key> then concat(tenant, E'\x1f', key) else n::text end as pair
             from (
@@ -261,7 +261,7 @@ set plan_cache_mode = force_generic_plan set jit = off$settings$;
         select
             (select partition_no from observer.log_partition_state), observer.hash_of(tenant, <entity>, key),
             coalesce(octet_length(before::text), 0) + coalesce(octet_length(after::text), 0),
-            operation, <entity>, key, tenant, before, after
+            operation, <entity>, key, tenant, before, after, <traceparent>
         from events$pairs$;
 
     -- For inserts and deletes, whose one transition table is called `changed_rows` either way.
@@ -269,6 +269,11 @@ set plan_cache_mode = force_generic_plan set jit = off$settings$;
 declare
     entity text := tg_table_schema || '.' || tg_table_name;
     operation "char" := case tg_op when 'INSERT' then 'i' else 'd' end;
+    -- As observer.current_traceparent(), in place, as a call would cost more than it does.
+    traceparent text := coalesce(
+        case when current_setting('observer.traceparent', true) <> ''
+            then observer.valid_traceparent(current_setting('observer.traceparent', true)) end,
+        case when strpos(current_query(), 'traceparent=') > 0 then observer.comment_traceparent(current_query()) end);
     options json;
     visible text;
 begin
@@ -278,12 +283,12 @@ begin
         entity := observer.entity_of(tg_relid);
     end if;
     if tg_nargs > 1 then
-        insert into observer.change_log (partition_no, hash, size, operation, entity, key, tenant, old, new)
+        insert into observer.change_log (partition_no, hash, size, operation, entity, key, tenant, old, new, traceparent)
         select
             (select partition_no from observer.log_partition_state), observer.hash_of(tenant, entity, key),
                 pg_column_size(image) - 4,
             operation, entity, key, tenant,
-            case operation when 'd' then image end, case operation when 'i' then image end
+            case operation when 'd' then image end, case operation when 'i' then image end, traceparent
         from (
             select
                 image,
@@ -305,7 +310,8 @@ begin
     visible := observer.visible_columns(tg_relid, options);
     if visible is null then<static>;
     else
-        execute format(<dynamic>, visible) using entity, (options ->> 'key')::text[], options ->> 'tenant', operation;
+        execute format(<dynamic>, visible) using entity, (options ->> 'key')::text[], options ->> 'tenant', operation,
+            traceparent;
     end if;
     return null;
 end
@@ -321,6 +327,11 @@ $log_rows$;
 declare
     entity text := tg_table_schema || '.' || tg_table_name;
     by_key boolean := false;
+    -- As observer.current_traceparent(), in place, as a call would cost more than it does.
+    traceparent text := coalesce(
+        case when current_setting('observer.traceparent', true) <> ''
+            then observer.valid_traceparent(current_setting('observer.traceparent', true)) end,
+        case when strpos(current_query(), 'traceparent=') > 0 then observer.comment_traceparent(current_query()) end);
     options json;
     visible text;
 begin
@@ -331,10 +342,11 @@ begin
     end if;
     -- One row that stays who it is.
     if tg_nargs > 1 then
-        insert into observer.change_log (partition_no, hash, size, operation, entity, key, tenant, old, new)
+        insert into observer.change_log (partition_no, hash, size, operation, entity, key, tenant, old, new, traceparent)
         select
             (select partition_no from observer.log_partition_state), observer.hash_of(tenant, entity, key),
-            pg_column_size(before) + pg_column_size(after) - 8, 'u', entity, key, tenant, before, after
+            pg_column_size(before) + pg_column_size(after) - 8, 'u', entity, key, tenant, before, after,
+            traceparent
         from (
             select
                 before, after,
@@ -368,7 +380,8 @@ begin
     visible := observer.visible_columns(tg_relid, options);
     if visible is null then<static>;
     else
-        execute format(<dynamic>, visible) using entity, (options ->> 'key')::text[], options ->> 'tenant', by_key;
+        execute format(<dynamic>, visible) using entity, (options ->> 'key')::text[], options ->> 'tenant', by_key,
+            traceparent;
     end if;
     return null;
 end
@@ -389,9 +402,9 @@ begin
                     '<entity>', 'entity'), '<key>', '(options ->> ''key'')::text[]'),
                     '<tenant>', 'options ->> ''tenant'''), '<operation>', 'operation'), '<by_key>', 'by_key'),
                     '<(\w+)>', '\1', 'g')),
-                '<dynamic>', quote_literal(regexp_replace(replace(replace(replace(replace(replace(made.insertion,
+                '<dynamic>', quote_literal(regexp_replace(replace(replace(replace(replace(replace(replace(made.insertion,
                     '<entity>', '$1'), '<key>', '$2'), '<tenant>', '$3'), '<operation>', '$4'), '<by_key>', '$4'),
-                    '<(\w+)>', '(select %1$s from \1 offset 0)', 'g')))
+                    '<traceparent>', '$5'), '<(\w+)>', '(select %1$s from \1 offset 0)', 'g')))
         );
     end loop;
 end
@@ -414,8 +427,9 @@ begin
     ) then
         return null;
     end if;
-    insert into observer.change_log (partition_no, hash, size, operation, entity)
-    select partition_no, observer.hash_of(null, truncated, null), 0, 't', truncated from observer.log_partition_state;
+    insert into observer.change_log (partition_no, hash, size, operation, entity, traceparent)
+    select partition_no, observer.hash_of(null, truncated, null), 0, 't', truncated, observer.current_traceparent()
+    from observer.log_partition_state;
     return null;
 end
 $$;

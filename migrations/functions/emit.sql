@@ -32,10 +32,11 @@ begin
                 hint = 'The owner of the schema may allow it by observer.restrict_emit(role, entity_prefix, tenant).';
     end if;
     perform pg_current_xact_id();
-    insert into observer.change_log (partition_no, hash, size, operation, entity, key, tenant, new)
+    insert into observer.change_log (partition_no, hash, size, operation, entity, key, tenant, new, traceparent)
     select
         partition_no, observer.hash_of(log_event.tenant, log_event.entity, log_event.key),
-        coalesce(octet_length(payload::text), 0), 'c', log_event.entity, log_event.key, log_event.tenant, payload
+        coalesce(octet_length(payload::text), 0), 'c', log_event.entity, log_event.key, log_event.tenant, payload,
+        observer.current_traceparent()
     from observer.log_partition_state
     returning id into log_id;
     return log_id;

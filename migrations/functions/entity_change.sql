@@ -89,18 +89,18 @@ declare
     );
 begin
     execute format('
-        insert into observer.change_log (partition_no, hash, size, operation, entity, key, tenant, old, new)
+        insert into observer.change_log (partition_no, hash, size, operation, entity, key, tenant, old, new, traceparent)
         select
             (select partition_no from observer.log_partition_state), observer.hash_of(c.tenant, c.entity, c.key),
             coalesce(octet_length(c.before::text), 0) + coalesce(octet_length(c.after::text), 0),
-            c.operation, c.entity, c.key, c.tenant, c.before, c.after
+            c.operation, c.entity, c.key, c.tenant, c.before, c.after, $2
         from (
             select row_number() over () as n, observer.entity_change($1, row_to_json(logged.*)) as change
             from (select %s from changed_rows offset 0) logged offset 0
         ) logged
         cross join lateral (select (logged.change).*) c
         order by logged.n', columns)
-    using tg_table_schema;
+    using tg_table_schema, observer.current_traceparent();
     return null;
 end
 $$;

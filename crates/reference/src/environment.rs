@@ -56,7 +56,9 @@ pub(crate) fn body() -> anyhow::Result<String> {
     text.push_str(
         "The chart sets further variables of the operator from its value `env`. \
          `spec.podTemplate.env` of a listener adds variables to its pods; names that begin with \
-         `OBSERVER_`, and `POD_NAME`, `POD_NAMESPACE`, `POD_UID` and `POD_IP`, are rejected there.\n",
+         `OBSERVER_`, and `POD_NAME`, `POD_NAMESPACE`, `POD_UID` and `POD_IP`, are rejected there. \
+         Variables of OpenTelemetry, as `OTEL_EXPORTER_OTLP_ENDPOINT`, have a listener send \
+         [traces](../how-to/traces.md).\n",
     );
     Ok(text)
 }

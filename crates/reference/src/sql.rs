@@ -7,7 +7,7 @@ use anyhow::Context;
 use crate::root;
 
 /// Functions for users, by what they are for.
-const FUNCTIONS: [(&str, &str, &[&str]); 4] = [
+const FUNCTIONS: [(&str, &str, &[&str]); 5] = [
     (
         "Tracking tables",
         "See [Track tables](../how-to/track-tables.md).",
@@ -18,6 +18,7 @@ const FUNCTIONS: [(&str, &str, &[&str]); 4] = [
         "See [Custom events](../how-to/track-tables.md#custom-events).",
         &["emit", "log_event", "restrict_emit", "unrestrict_emit"],
     ),
+    ("Traces", "See [Traces](../how-to/traces.md).", &["trace"]),
     (
         "Exactly-once effects",
         "See [Postgres actions](../how-to/actions.md#postgres).",

@@ -57,6 +57,7 @@ impl Work {
             attempt: 1,
             replay: None,
             enrich: None,
+            trace: observer_listener::trace::spans::AttemptTrace::default(),
         };
         let (default_body, templated) = (delivery("default/o0"), delivery("default/o1"));
         let logged = ChangeRecord {
@@ -176,6 +177,7 @@ fn event() -> Event {
         occurred_at: DateTime::from_timestamp(1_767_225_600, 0).unwrap(),
         old: image("placed", "1234.50"),
         new: image("paid", "1234.50"),
+        trace: None,
     }
 }
 

@@ -72,6 +72,11 @@ pub(crate) trait DeliverAction: Send + Sync {
     /// people. What goes nowhere has none.
     fn endpoint(&self) -> Option<(&str, &str)>;
 
+    /// Returns the method of its requests, if they go by HTTP.
+    fn http_method(&self) -> reqwest::Method {
+        reqwest::Method::POST
+    }
+
     /// Returns why the egress policy denies its address, where that is known without resolving a name.
     fn egress_denied(&self, runtime: &ActionRuntime) -> Option<String> {
         denied_literal(self.endpoint()?.1, runtime)

@@ -19,6 +19,7 @@ use crate::delivery::Delivery;
 use crate::delivery::event::Event;
 use crate::delivery::failure::Failure;
 use crate::delivery::outcome::Outcome;
+use crate::trace::spans::AttemptTrace;
 
 pub(crate) fn now() -> DateTime<Utc> {
     "2026-03-01T12:00:00Z".parse().unwrap()
@@ -42,12 +43,14 @@ pub(crate) fn delivery(old: Option<&str>, new: Option<&str>) -> Delivery {
             occurred_at: now(),
             old: raw(old),
             new: raw(new),
+            trace: None,
         }),
         observer: "default/big-orders".into(),
         action: "notify".into(),
         attempt: 1,
         replay: None,
         enrich: None,
+        trace: AttemptTrace::default(),
     }
 }
 

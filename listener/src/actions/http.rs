@@ -9,10 +9,12 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use super::deliver_action::{AttemptRequest, Transmission};
 use crate::delivery::failure::{Failure, FailureKind};
 use crate::egress::http_client::HttpEndpoint;
+use crate::egress::response::DeliveryError;
 use crate::templating::compile_error::CompileError;
 use crate::templating::context::RenderInput;
 use crate::templating::output::Format;
 use crate::templating::template::Template;
+use crate::trace::spans::AttemptTrace;
 
 /// Headers that a configuration adds to a request.
 pub(crate) struct RequestHeaders(Vec<(HeaderName, Header)>);
@@ -64,7 +66,14 @@ impl HttpEndpoint {
     ) -> Transmission<'a> {
         let (runtime, now, timeout) = (request.runtime, request.now, request.timeout);
         let by = (&runtime.egress, &runtime.http);
-        Transmission::of(self.send(by, http, now, timeout))
+        let delivery = request.delivery;
+        Transmission::of(async move {
+            let status = self.send(by, http, now, timeout).await?;
+            if let AttemptTrace::Recorded(span) = &delivery.trace {
+                span.note_status(status.as_u16());
+            }
+            Ok::<_, DeliveryError>(())
+        })
     }
 }
 

@@ -205,6 +205,9 @@ impl Kafka {
         if delivery.replay.is_some() {
             headers.insert("webhook-replay".to_owned(), b"true".to_vec());
         }
+        if let Some(trace) = delivery.given_trace() {
+            headers.insert("traceparent".to_owned(), trace.to_string().into_bytes());
+        }
         // Events without a key concern the whole entity.
         let partition_key = key.clone();
         let partition_key =

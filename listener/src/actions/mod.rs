@@ -22,6 +22,7 @@ pub(crate) mod postgres;
 mod redis;
 pub mod signature;
 mod slack;
+pub(crate) mod span;
 mod teams;
 pub(crate) mod template_source;
 mod webhook;
@@ -36,6 +37,7 @@ use tokio::time::Instant;
 use self::deliver_action::{
     ActionDefinition, AttemptRequest, CompileContext, DeliverAction, deliver,
 };
+use self::span::ActionSpan;
 use self::template_source::TemplateSource;
 pub use crate::admission::action_runtime::{ActionRuntime, ActionRuntimeCache, ActionRuntimeError};
 use crate::admission::control::AdmissionControl;
@@ -85,6 +87,7 @@ pub(crate) fn lint(config: &ActionConfig, runtime: &ActionRuntime) -> Vec<(Strin
 pub struct Action {
     name: &'static str,
     compiled: Arc<dyn DeliverAction>,
+    span: ActionSpan,
     max_batch_size: Option<usize>,
     admission: Arc<AdmissionControl>,
 }
@@ -111,6 +114,7 @@ impl Action {
         );
         Ok(Self {
             name: definition.name(),
+            span: ActionSpan::of(definition.name(), &*compiled),
             max_batch_size: compiled.max_batch_size(),
             compiled,
             admission: Arc::new(admission),
@@ -127,6 +131,11 @@ impl Action {
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         self.name
+    }
+
+    /// Returns what the spans of its attempts say.
+    pub(crate) const fn span(&self) -> &ActionSpan {
+        &self.span
     }
 
     /// Deadline of one attempt.

@@ -194,6 +194,9 @@ impl Nats {
         if delivery.replay.is_some() {
             headers.insert("webhook-replay", "true");
         }
+        if let Some(trace) = delivery.given_trace() {
+            headers.insert("traceparent", trace.to_string());
+        }
         let subject = message.subject;
         let publishing = async {
             let sent =

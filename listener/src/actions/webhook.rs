@@ -119,7 +119,7 @@ impl Webhook {
         let id = request_id(items);
         let timestamp = now.timestamp();
         let own = [
-            ("traceparent", Some(traceparent(delivery, &id))),
+            ("traceparent", Some(delivery.trace_context().to_string())),
             ("webhook-signature", self.signer.sign(&id, timestamp, &body)),
             ("webhook-timestamp", Some(timestamp.to_string())),
             ("webhook-id", Some(id)),
@@ -190,6 +190,10 @@ impl ActionDefinition for WebhookConfig {
 impl DeliverAction for Webhook {
     fn endpoint(&self) -> Option<(&str, &str)> {
         Some(self.endpoint.names())
+    }
+
+    fn http_method(&self) -> reqwest::Method {
+        self.method.clone()
     }
 
     fn preview(&self, delivery: &Delivery, now: DateTime<Utc>) -> Result<Preview, Failure> {
@@ -295,13 +299,6 @@ fn concerns_content(outcome: &Outcome) -> bool {
         return false;
     };
     (400..500).contains(status) && !matches!(status, 401 | 403 | 404 | 405 | 410)
-}
-
-/// Returns the W3C trace context: one trace for each event, one span for each attempt.
-fn traceparent(delivery: &Delivery, id: &str) -> String {
-    let trace = Sha256::digest(delivery.event.id.as_bytes());
-    let span = Sha256::digest(format!("{id}\n{}", delivery.attempt));
-    format!("00-{}-{}-01", hex(&trace[..16]), hex(&span[..8]))
 }
 
 #[cfg(test)]

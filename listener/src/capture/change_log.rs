@@ -19,6 +19,7 @@ use super::snapshot::SnapshotError;
 use crate::delivery::event::{
     self, Event, MAX_ENTITY_BYTES, MAX_EVENT_BYTES, MAX_KEY_BYTES, MAX_TENANT_BYTES, OversizedField,
 };
+use crate::trace::context::TraceContext;
 
 /// Maximum number of events that a page scans for a process that owns all shards. One that owns
 /// some scans more to find as many of its own, up to [`MAX_SCANNED`].
@@ -289,6 +290,7 @@ impl ChangeLog {
             occurred_at,
             old: image(row, 8)?,
             new: image(row, 9)?,
+            trace: trace(row, 16)?,
         };
         Ok(ChangeRecord {
             event,
@@ -364,7 +366,7 @@ const READ_PAGE_SQL: &str = "
            case when c.fits then c.old end,
            case when c.fits then c.new end,
            c.xid::text, whole.reached, whole.last,
-           c.entity_bytes, c.key_bytes, c.tenant_bytes
+           c.entity_bytes, c.key_bytes, c.tenant_bytes, c.traceparent
     from whole left join judged c on true";
 
 /// Converts a shard's number, or how many there are, to the type of the tables.
@@ -415,6 +417,12 @@ pub(crate) fn image(row: &PgRow, column: usize) -> Result<Option<Box<RawValue>>,
     text.map(RawValue::from_string)
         .transpose()
         .map_err(|error| LogError::Database(sqlx::Error::Decode(error.into())))
+}
+
+/// Reads a trace context. Any other text than one says nothing.
+pub(crate) fn trace(row: &PgRow, column: usize) -> Result<Option<TraceContext>, sqlx::Error> {
+    let text: Option<&str> = row.try_get(column)?;
+    Ok(text.and_then(TraceContext::parse))
 }
 
 /// Returns the first field of a page's row that is larger than allowed.

@@ -11,6 +11,7 @@ use observer_listener::delivery::event::{Event, MAX_EVENT_BYTES};
 use observer_listener::delivery::outcome::Outcome;
 use observer_listener::matching::RuleMatch;
 use observer_listener::observers::{Compiled, Observers};
+use observer_listener::trace::spans::AttemptTrace;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -212,6 +213,7 @@ async fn preview(target: &Compiled, event: &Arc<Event>, online: bool) -> ActionE
         attempt: 1,
         replay: None,
         enrich: None,
+        trace: AttemptTrace::default(),
     };
     let now = Utc::now();
     let enriched = match (target.has_lookups(), online) {

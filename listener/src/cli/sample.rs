@@ -73,5 +73,6 @@ pub(super) fn read(path: &Path) -> Result<Event, CliError> {
         occurred_at,
         old: sample.old,
         new: sample.new,
+        trace: None,
     })
 }

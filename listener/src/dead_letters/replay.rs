@@ -69,11 +69,12 @@ pub async fn request(
          requested as (
              insert into observer.dead_letter
                  (listener, event_id, log_id, observer, action, entity, operation, key, tenant, hash, occurred_at,
-                  old, new, attempts, error_kind, error, redrive_requested_at)
+                  old, new, attempts, error_kind, error, redrive_requested_at, traceparent)
              select $9, {ID_SQL}, past.id, $10, action,
                     entity, case operation when 'i' then 'Insert' when 'u' then 'Update' when 'd' then 'Delete'
                                            when 't' then 'Truncate' when 'r' then 'Read' else 'Custom' end,
-                    key, tenant, hash, occurred_at, old, new, 0, $11, 'replay requested', clock_timestamp()
+                    key, tenant, hash, occurred_at, old, new, 0, $11, 'replay requested', clock_timestamp(),
+                    traceparent
              from past cross join unnest($12::text[]) as action
              on conflict (listener, event_id, observer, action) do nothing
              returning 1)

@@ -14,6 +14,7 @@ use crate::delivery::ActionName;
 use crate::delivery::attempt::Attempt;
 use crate::delivery::event::Event;
 use crate::delivery::report::DeliveryReport;
+use crate::trace::context::TraceContext;
 
 /// Dead letter to be written.
 #[derive(Clone, Debug)]
@@ -96,8 +97,9 @@ pub async fn insert(
         sqlx::query(
             "insert into observer.dead_letter
                  (listener, event_id, log_id, observer, action, entity, operation, key, tenant, hash, occurred_at,
-                  old, new, attempts, error_kind, error, status, history)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12::json, $13::json, $14, $15, $16, $17, $18::json)
+                  old, new, attempts, error_kind, error, status, history, traceparent)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12::json, $13::json, $14, $15, $16, $17, $18::json,
+                     $19)
              -- A redriven one still exists if the process died before the checkpoint was committed; its
              -- job must not be added under the same id again.
              on conflict (listener, event_id, observer, action) do update
@@ -124,6 +126,7 @@ pub async fn insert(
         .bind(last.map_or("", |last| last.error.as_str()))
         .bind(last.and_then(|last| last.status).and_then(|status| i16::try_from(status).ok()))
         .bind(json(&letter.history))
+        .bind(event.trace.map(|trace| trace.to_string()))
         .execute(&mut *tx)
         .await?;
     }
@@ -189,7 +192,7 @@ pub async fn requested(
 ) -> Result<Vec<Redrive>, sqlx::Error> {
     let rows = sqlx::query(
         "select id, event_id, log_id, observer, action, entity, operation, key, tenant, hash, occurred_at,
-                old::text, new::text, error_kind, attempts, history::text
+                old::text, new::text, error_kind, attempts, history::text, traceparent
          from (select *, sum(coalesce(octet_length(old::text), 0) + coalesce(octet_length(new::text), 0))
                          over (order by log_id, id) as bytes,
                       row_number() over (order by log_id, id) as place
@@ -228,6 +231,9 @@ fn decode_redrive(row: &PgRow) -> Result<Redrive, sqlx::Error> {
         occurred_at: row.try_get("occurred_at")?,
         old: raw(row.try_get("old")?)?,
         new: raw(row.try_get("new")?)?,
+        trace: row
+            .try_get::<Option<&str>, _>("traceparent")?
+            .and_then(TraceContext::parse),
     };
     Ok(Redrive {
         id: row.try_get("id")?,

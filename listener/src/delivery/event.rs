@@ -10,6 +10,9 @@ use crds::config::Operation;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use crate::text::hex::hex;
+use crate::trace::context::{TraceContext, trace_of};
+
 /// Maximum bytes of both images together.
 pub const MAX_EVENT_BYTES: i64 = 16 << 20;
 
@@ -72,6 +75,8 @@ pub struct Event {
     pub old: Option<Box<RawValue>>,
     /// The row after, for `Insert` and `Update`; the row of a `Read`; the payload of a `Custom` event.
     pub new: Option<Box<RawValue>>,
+    /// The trace that its writer gave it.
+    pub trace: Option<TraceContext>,
 }
 
 /// Returns the permanent id of an event: `<log identity>-<log_id>-<microseconds since 1970 in
@@ -138,6 +143,12 @@ impl Event {
         }
     }
 
+    /// Returns the id of its trace: its writer's, or one that follows from its own id.
+    #[must_use]
+    pub fn trace_id(&self) -> String {
+        hex(&trace_of(&self.id, self.trace))
+    }
+
     /// Returns the bytes of its fields of variable length.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -193,6 +204,7 @@ impl Event {
             occurred_at: DateTime::UNIX_EPOCH,
             old: None,
             new: None,
+            trace: None,
         }
     }
 }

@@ -16,6 +16,8 @@ use sha2::{Digest, Sha256};
 
 use self::event::Event;
 use crate::text::hex::hex;
+use crate::trace::context::{TraceContext, derived_span, trace_of};
+use crate::trace::spans::AttemptTrace;
 
 /// Names an action of an observer.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,6 +67,8 @@ pub struct Delivery {
     pub replay: Option<Arc<str>>,
     /// Results of the lookups that its action uses, a JSON object; `None` where it uses none.
     pub enrich: Option<Arc<RawValue>>,
+    /// What is known of its trace.
+    pub trace: AttemptTrace,
 }
 
 impl Delivery {
@@ -72,6 +76,27 @@ impl Delivery {
     #[must_use]
     pub fn id(&self) -> String {
         delivery_id(&self.event.id, &self.observer, &self.action)
+    }
+
+    /// Returns the trace context for its receiver, where one was given or the trace is recorded. What records
+    /// nothing passes on what it was given.
+    #[must_use]
+    pub fn given_trace(&self) -> Option<TraceContext> {
+        match &self.trace {
+            AttemptTrace::Recorded(span) => Some(span.context()),
+            AttemptTrace::Dropped | AttemptTrace::Off => self.event.trace,
+        }
+    }
+
+    /// Returns the trace context for a receiver that is always given one: one trace for each event, one span
+    /// for each attempt.
+    #[must_use]
+    pub fn trace_context(&self) -> TraceContext {
+        self.given_trace().unwrap_or_else(|| {
+            let span = derived_span(&format!("{}\n{}", self.id(), self.attempt));
+            let is_sampled = matches!(self.trace, AttemptTrace::Off);
+            TraceContext::new(trace_of(&self.event.id, None), span, is_sampled)
+        })
     }
 
     /// Returns the id under which it takes effect once; a replay has another one.

@@ -161,6 +161,7 @@ impl CheckpointBuffer {
 
     /// Completes a delivery.
     fn complete(&mut self, delivery: &InFlightDelivery, name: &ActionName) {
+        delivery.settle();
         self.discard(&delivery.event);
         self.ledger.complete(delivery.event_ref, name.clone());
     }

@@ -24,6 +24,7 @@ use crate::delivery::report::DeliveryReporter;
 use crate::observers::Observers;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::status::StatusReporter;
+use crate::trace::spans::Spans;
 
 /// Time between two queries of the queue about lanes that have jobs.
 const QUEUE_QUERY_INTERVAL: Duration = Duration::from_millis(250);
@@ -51,6 +52,8 @@ pub struct DispatcherConfig {
     pub reporter: Arc<StatusReporter>,
     /// Is told what becomes of deliveries.
     pub deliveries: DeliveryReporter,
+    /// Where spans go.
+    pub spans: Spans,
     /// Maximum number of requests of one action at once.
     pub max_concurrency: usize,
     /// Time between two checkpoints.
@@ -88,6 +91,7 @@ impl Dispatcher {
             jobs_added,
             reporter,
             deliveries,
+            spans,
             max_concurrency,
             checkpoint_interval,
             stalled_after,
@@ -95,10 +99,10 @@ impl Dispatcher {
         let metrics = writer.metrics.clone();
         let compiled = Arc::clone(&observers.borrow_and_update());
         Self {
-            intake: Intake::new(metrics.clone()),
+            intake: Intake::new(metrics.clone(), spans.clone()),
             shards: OwnedShards::new(shard_count, assignment),
             lanes: DeliveryLanes::new(compiled, shard_count, max_concurrency, checkpoint_interval),
-            attempts: Attempts::new(metrics.clone()),
+            attempts: Attempts::new(metrics.clone(), spans),
             queue: QueueQueries::new(Arc::clone(&writer.queue), metrics.clone()),
             redriver: Redriver::new(&writer, shard_count),
             stalls: StallDetector::new(stalled_after, Arc::clone(&writer.health)),

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::checkpoint_buffer::CheckpointBuffer;
 use super::delivery_lanes::DeliveryLanes;
+use super::event_span::EventSpan;
 use super::ledger::EventRef;
 use super::owned_shard::OwnedShards;
 use crate::capture::reader::Epoch;
@@ -26,6 +27,7 @@ use crate::delivery::retry_policy;
 use crate::observers::attempt::try_once;
 use crate::observers::{Compiled, LaneId, attempt_log};
 use crate::telemetry::metrics::Metrics;
+use crate::trace::spans::Spans;
 
 /// A delivery in a lane, with its attempts so far.
 #[derive(Debug)]
@@ -38,6 +40,8 @@ pub(super) struct InFlightDelivery {
     pub(super) since: Instant,
     pub(super) attempts: u32,
     pub(super) history: Vec<Attempt>,
+    /// The span of its event, if that is recorded.
+    pub(super) span: Option<Arc<EventSpan>>,
 }
 
 impl InFlightDelivery {
@@ -55,6 +59,14 @@ impl InFlightDelivery {
             since,
             attempts: 0,
             history: Vec::new(),
+            span: None,
+        }
+    }
+
+    /// Takes note that it has ended here.
+    pub(super) fn settle(&self) {
+        if let Some(span) = &self.span {
+            span.settle();
         }
     }
 
@@ -94,9 +106,11 @@ fn attempt(
     compiled: &Compiled,
     delivery: &InFlightDelivery,
     cancel: CancellationToken,
+    spans: &Spans,
 ) -> impl Future<Output = AttemptResult> + Send + use<> {
     let event = Arc::clone(&delivery.event);
-    let trying = try_once(compiled, event, delivery.attempts, None, cancel);
+    let made = (delivery.attempts, None);
+    let trying = try_once(compiled, event, made, cancel, spans);
     // What an `async` block awaits is in it twice, and there are thousands of these.
     trying.map(move |(outcome, took)| AttemptResult {
         lane,
@@ -145,14 +159,16 @@ fn next_step(
 pub(super) struct Attempts {
     running: JoinSet<AttemptResult>,
     metrics: Metrics,
+    spans: Spans,
 }
 
 impl Attempts {
     /// Creates an empty set.
-    pub(super) fn new(metrics: Metrics) -> Self {
+    pub(super) fn new(metrics: Metrics, spans: Spans) -> Self {
         Self {
             running: JoinSet::new(),
             metrics,
+            spans,
         }
     }
 
@@ -162,7 +178,7 @@ impl Attempts {
             delivery.attempts += 1;
             if let Some(cancel) = shards.start_attempt(delivery.owner.0) {
                 self.running
-                    .spawn(attempt(lane, compiled, delivery, cancel));
+                    .spawn(attempt(lane, compiled, delivery, cancel, &self.spans));
             }
         }
     }
@@ -214,7 +230,7 @@ fn handle_outcome(
     match next_step(outcome, &compiled.retry, attempts, rand::random) {
         NextStep::Complete(unsent) => {
             if let Some(delivery) = lanes.finish(lane) {
-                attempt_log::delivered(compiled, &delivery.event.id, attempts, took);
+                attempt_log::delivered(compiled, &delivery.event, attempts, took);
                 checkpoint.delivered(&delivery, &compiled.name, (took, unsent));
             }
         }
@@ -227,7 +243,7 @@ fn handle_outcome(
         }
         NextStep::Retry(failure, delay) => {
             if let Some(mut delivery) = lanes.take_running(lane, compiled) {
-                attempt_log::failed(compiled, &delivery.event.id, &failure, attempts, delay);
+                attempt_log::failed(compiled, &delivery.event, &failure, attempts, delay);
                 delivery.record_failure(&failure, Some(took));
                 lanes.requeue(lane, delivery, delay, checkpoint);
             }

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::checkpoint_buffer::CheckpointBuffer;
 use super::delivery_lanes::DeliveryLanes;
+use super::event_span::MatchSpan;
 use super::in_flight::InFlightDelivery;
 use super::ledger::EventRef;
 use super::owned_shard::OwnedShards;
@@ -16,6 +17,7 @@ use crate::capture::position::Position;
 use crate::capture::reader::{Epoch, EventBatch};
 use crate::observers::Target;
 use crate::telemetry::metrics::Metrics;
+use crate::trace::spans::Spans;
 
 /// The events of a batch that are not admitted yet.
 #[derive(Debug)]
@@ -36,17 +38,19 @@ pub(super) struct Intake {
     /// When the last admitted event was committed, approximately.
     last_read: Option<DateTime<Utc>>,
     metrics: Metrics,
+    spans: Spans,
 }
 
 impl Intake {
     /// Creates an intake without a batch.
-    pub(super) const fn new(metrics: Metrics) -> Self {
+    pub(super) const fn new(metrics: Metrics, spans: Spans) -> Self {
         Self {
             batch: None,
             backlog: 0,
             last_window: None,
             last_read: None,
             metrics,
+            spans,
         }
     }
 
@@ -124,9 +128,10 @@ impl Intake {
         lanes: &mut DeliveryLanes,
         checkpoint: &mut CheckpointBuffer,
     ) {
+        let matching = MatchSpan::begin(&self.spans, &record.event);
         let (called, matched) = lanes.targets().match_event(&record);
-        for observer in matched {
-            let counter = self.metrics.matches.with_label_values(&[&**observer]);
+        for observer in &matched {
+            let counter = self.metrics.matches.with_label_values(&[&***observer]);
             counter.inc();
         }
         let failed = called.failed.iter().map(|(target, _)| *target);
@@ -143,9 +148,17 @@ impl Intake {
         }
         let event = Arc::new(record.event);
         let owner = (event_ref.0, epoch);
+        let span = matching.map(|span| {
+            span.end(
+                &event,
+                names.iter().map(|name| &name.observer),
+                pending.len(),
+            )
+        });
         for n in pending {
             let mut delivery =
                 InFlightDelivery::new(Arc::clone(&event), event_ref, owner, Instant::now());
+            delivery.span.clone_from(&span);
             let failure = n.checked_sub(called.run.len());
             if let Some((target, failure)) = failure.and_then(|n| called.failed.get(n)) {
                 delivery.record_failure(failure, None);

@@ -8,6 +8,7 @@ mod checkpoint_buffer;
 mod checkpoint_writer;
 mod delivery_lanes;
 mod dispatcher;
+mod event_span;
 mod in_flight;
 mod intake;
 pub mod lanes;

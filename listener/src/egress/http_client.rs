@@ -175,21 +175,23 @@ impl HttpEndpoint {
         (self.url.as_str(), &self.host)
     }
 
-    /// Sends a request and reads its response. The caller bounds it by `timeout`.
+    /// Sends a request, reads its response, and returns the status of one that succeeded. The caller bounds it by
+    /// `timeout`.
     pub(crate) async fn send(
         &self,
         by: (&EgressPolicy, &Client),
         http: (Method, HeaderMap, Vec<u8>),
         now: DateTime<Utc>,
         timeout: Duration,
-    ) -> Result<(), DeliveryError> {
+    ) -> Result<StatusCode, DeliveryError> {
         // The caller ends the attempt at its timeout; the status is to be returned before.
         let deadline = Instant::now() + timeout.saturating_sub(DRAIN_MARGIN);
         let response = self.exchange(by, self.url.clone(), http).await?;
         let deadline = deadline.min(Instant::now() + DRAIN_TIME);
-        if response.status().is_success() {
+        let status = response.status();
+        if status.is_success() {
             drain(response, deadline).await;
-            return Ok(());
+            return Ok(status);
         }
         Err(self.rejection(response, now, deadline).await)
     }

@@ -164,7 +164,7 @@ impl LookupSource for HttpLookup {
     }
 
     fn look_up<'a>(&'a self, request: LookupRequest<'a>) -> Result<PreparedLookup<'a>, Failure> {
-        let (path, headers, body) = self.render(request.delivery)?;
+        let (path, mut headers, body) = self.render(request.delivery)?;
         let key = CacheKeyBuilder::empty().part(self.endpoint.names().0.as_bytes());
         let key = key
             .part(self.method.as_str().as_bytes())
@@ -173,6 +173,12 @@ impl LookupSource for HttpLookup {
             key.part(name.as_str().as_bytes()).part(value.as_bytes())
         });
         let digest = key.part(&body).digest();
+        // It is not part of what is asked.
+        if let Some(trace) = request.delivery.given_trace()
+            && let Ok(value) = HeaderValue::try_from(trace.to_string())
+        {
+            headers.entry("traceparent").or_insert(value);
+        }
         let by = (&request.runtime.egress, &request.runtime.http);
         let http = (self.method.clone(), headers, body);
         let asking = async move {

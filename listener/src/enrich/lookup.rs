@@ -1,15 +1,20 @@
 //! One lookup: asks its source within the limits of its endpoint, and says what a failure means.
 
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use crds::config::{LookupConfig, LookupKind, OnLookupError};
 use futures::future::BoxFuture;
+use opentelemetry::KeyValue;
+use opentelemetry::trace::SpanKind;
 use tokio::time::Instant;
 
 use super::cache_policy::{self, CachePolicy};
 use super::{http, postgres};
 use crate::actions::Preview;
+use crate::actions::span::server;
 use crate::actions::template_source::TemplateSource;
 use crate::admission::action_runtime::ActionRuntime;
 use crate::admission::control::AdmissionControl;
@@ -20,6 +25,7 @@ use crate::delivery::failure::{Failure, FailureKind, Tells};
 use crate::delivery::outcome::Outcome;
 use crate::egress::response::{DeliveryError, classify, until_deadline};
 use crate::templating::compile_error::CompileError;
+use crate::trace::spans::{AttemptSpan, AttemptTrace, Finished};
 
 /// Most bytes of one result.
 pub(super) const MAX_RESULT: usize = MAX_RESULT_BYTES;
@@ -192,13 +198,42 @@ impl Lookup {
             }
         };
         let begun = Instant::now();
+        let span = match &delivery.trace {
+            AttemptTrace::Recorded(attempt) => Some(attempt.begin_part()),
+            AttemptTrace::Dropped | AttemptTrace::Off => None,
+        };
         let outcome = self.admission.run(delivery, ask).await;
+        if let Some(span) = span {
+            self.end_span(&span, delivery, &outcome);
+        }
         let metrics = &self.admission.runtime.lookups;
         metrics.record(&delivery.observer, &self.name, &outcome, begun.elapsed());
         match outcome {
             Outcome::Delivered => Ok(result),
             outcome => Err(outcome),
         }
+    }
+
+    /// Records the span of a lookup.
+    fn end_span(&self, span: &AttemptSpan, delivery: &Delivery, outcome: &Outcome) {
+        let failure = match outcome {
+            Outcome::Deferred(_) => return,
+            Outcome::Retry { failure, .. } | Outcome::Rejected(failure) => Some(failure),
+            Outcome::Delivered | Outcome::Skipped | Outcome::Cached => None,
+        };
+        let mut attributes = vec![
+            KeyValue::new("observer.name", Arc::clone(&delivery.observer)),
+            KeyValue::new("observer.lookup", self.name.clone()),
+        ];
+        attributes.extend(server(self.source.endpoint().1));
+        attributes
+            .extend(failure.map(|failure| KeyValue::new("error.type", failure.kind.as_str())));
+        span.end(Finished {
+            name: Cow::Owned(format!("lookup {}", self.name)),
+            kind: SpanKind::Client,
+            attributes,
+            error: failure.map(|failure| failure.message.clone()),
+        });
     }
 
     async fn ask_source(&self, asking: LookupFuture<'_>) -> Result<LookupResult, Outcome> {

@@ -19,6 +19,7 @@ use crate::delivery::delivery_id;
 use crate::delivery::event::Event;
 use crate::delivery::report::{DeliveryReport, Success};
 use crate::observers::Observers;
+use crate::text::hex::hex;
 
 /// Maximum number of observers that a document lists without a match, the first ones.
 const MAX_NOT_MATCHED: usize = 50;
@@ -87,7 +88,10 @@ impl Composer {
             key: event.key.clone(),
             tenant: event.tenant.clone(),
             occurred_at: event.occurred_at,
-            trace_id: new.as_deref().and_then(trace_id),
+            trace_id: event
+                .trace
+                .map(|trace| hex(&trace.trace))
+                .or_else(|| new.as_deref().and_then(trace_id)),
             old: image(&event.old),
             new,
             changed: event.changed(),

@@ -8,7 +8,7 @@ use crds::config::Operation;
 use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row};
 
-use crate::capture::change_log::{id_prefix, image, operation};
+use crate::capture::change_log::{id_prefix, image, operation, trace};
 use crate::dead_letters::replay::letter;
 use crate::delivery::event::MAX_EVENT_BYTES;
 use crate::delivery::event::{self, Event};
@@ -140,7 +140,8 @@ impl std::str::FromStr for EventId {
 
 /// Columns of an event; images only where they are not too long in all.
 const COLUMNS: &str = "id, hash, operation, entity, key, tenant, occurred_at,
-    case when bytes <= $1 then old::text end, case when bytes <= $1 then new::text end";
+    case when bytes <= $1 then old::text end, case when bytes <= $1 then new::text end,
+    traceparent";
 
 /// Returns the newest events that match a filter and whose ids come before `before`, the newest first.
 pub async fn list(
@@ -228,6 +229,7 @@ pub(super) fn event(log: &str, row: &PgRow) -> Result<Event, EventsError> {
         occurred_at,
         old: image(row, 7)?,
         new: image(row, 8)?,
+        trace: trace(row, 9)?,
     })
 }
 

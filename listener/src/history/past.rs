@@ -29,7 +29,7 @@ pub async fn newest(
     limit: i64,
 ) -> Result<Vec<PastEvent>, EventsError> {
     let sql = format!(
-        "select id, hash, operation, entity, key, tenant, occurred_at, old::text, new::text,
+        "select id, hash, operation, entity, key, tenant, occurred_at, old::text, new::text, traceparent,
                 (select count(*) from observer.dead_letter d
                  where d.listener = $10 and d.event_id = {ID_SQL} and d.observer = $11 and d.action = any ($12))
          from (select *, sum(size::bigint) over (order by id desc rows unbounded preceding) - size as bytes_before
@@ -49,7 +49,7 @@ pub async fn newest(
         .await?;
     let log = id_prefix(pool).await?;
     let past = rows.iter().map(|row| {
-        let kept: i64 = row.try_get(9)?;
+        let kept: i64 = row.try_get(10)?;
         Ok(PastEvent {
             event: event(&log, row)?,
             kept: kept.unsigned_abs(),

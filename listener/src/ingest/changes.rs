@@ -18,6 +18,7 @@ use super::rows::{LogRow, RowBatch};
 use super::store::Progress;
 use super::strikes::Strikes;
 use super::table_plan::{Image, TablePlan};
+use crate::trace::context::TraceContext;
 
 /// Most rows, and most bytes of them, that wait for the end of a run of updates of keys. A longer run is cut.
 const MAX_HELD: usize = 10_000;
@@ -25,6 +26,9 @@ const MAX_HELD_BYTES: usize = 16 << 20;
 
 /// Prefix of messages that are custom events.
 pub(crate) const MESSAGE_PREFIX: &str = "observer";
+
+/// Prefix of the messages of `observer.trace`.
+const TRACE_PREFIX: &str = "observer.trace";
 
 /// Schema of this program's own tables.
 const OWN_SCHEMA: &str = "observer";
@@ -43,6 +47,8 @@ struct Transaction {
     ordinal: u64,
     /// Changes of it that are in the log already.
     skip: u64,
+    /// The trace of what comes next in it.
+    trace: Option<TraceContext>,
 }
 
 /// A custom event as an application writes it.
@@ -174,6 +180,7 @@ impl Changes {
             committed_at: committed_at.unwrap_or_default(),
             ordinal: 0,
             skip,
+            trace: None,
         });
         committed_at
     }
@@ -239,6 +246,10 @@ impl Changes {
 
     /// Reads a message of the application. Those outside of transactions are not events.
     pub(crate) fn custom_event(&mut self, message: &LogicalMessage<'_>) {
+        if message.prefix == TRACE_PREFIX && message.transactional {
+            self.continue_trace(message.content);
+            return;
+        }
         if message.prefix != MESSAGE_PREFIX || !message.transactional || !self.counts() {
             return;
         }
@@ -262,6 +273,16 @@ impl Changes {
             );
         }
         self.batch.extend(row);
+    }
+
+    /// Takes note of the trace of what comes next in the transaction, also where that is in the log in part. It is no
+    /// change, so it does not count as one.
+    fn continue_trace(&mut self, content: &[u8]) {
+        self.release_held();
+        if let Some(open) = &mut self.transaction {
+            let text = std::str::from_utf8(content).ok();
+            open.trace = text.and_then(TraceContext::parse);
+        }
     }
 
     /// The event that a message is which holds a change in the form of Debezium, with the key and the tenant beside it.
@@ -410,6 +431,7 @@ impl Changes {
             occurred_at: transaction.committed_at,
             old,
             new,
+            trace: transaction.trace,
         };
         self.strikes.change(transaction.xid, &row);
         Some(row)

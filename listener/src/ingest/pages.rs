@@ -114,6 +114,7 @@ impl LoggedTable {
             occurred_at: at,
             old: None,
             new: Some(image.json),
+            trace: None,
         }
     }
 }

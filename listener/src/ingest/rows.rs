@@ -7,17 +7,20 @@ use sqlx::Postgres;
 use sqlx::postgres::PgArguments;
 use sqlx::query::QueryScalar;
 
+use crate::trace::context::TraceContext;
+
 /// Appends the rows that [`RowBatch::bind`] binds, in order, if `own` has a row. The update that makes `own` takes the
 /// lock of the source's row and draws the transaction's xid before the first id is drawn, which readers rely on.
 pub(super) const INSERT_SQL: &str = "
     insert into observer.change_log
-        (partition_no, hash, size, operation, entity, key, tenant, occurred_at, old, new)
+        (partition_no, hash, size, operation, entity, key, tenant, occurred_at, old, new, traceparent)
     select (select partition_no from observer.log_partition_state),
            observer.hash_of(tenant, entity, key),
            coalesce(octet_length(old), 0) + coalesce(octet_length(new), 0),
-           operation::\"char\", entity, key, tenant, occurred_at, old::json, new::json
-    from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::text[])
-        with ordinality as r (operation, entity, key, tenant, occurred_at, old, new, n)
+           operation::\"char\", entity, key, tenant, occurred_at, old::json, new::json, traceparent
+    from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::text[],
+                $8::text[])
+        with ordinality as r (operation, entity, key, tenant, occurred_at, old, new, traceparent, n)
     where exists (select from own)
     order by n";
 
@@ -31,6 +34,7 @@ pub(crate) struct RowBatch {
     occurred_at: Vec<DateTime<Utc>>,
     olds: Vec<Option<String>>,
     news: Vec<Option<String>>,
+    traces: Vec<Option<String>>,
     bytes: usize,
 }
 
@@ -55,6 +59,8 @@ pub(crate) struct LogRow {
     pub(crate) old: Option<String>,
     /// The image after, as JSON.
     pub(crate) new: Option<String>,
+    /// The trace that its writer gave it.
+    pub(crate) trace: Option<TraceContext>,
 }
 
 /// Most levels of JSON that Postgres reads for sure, however small its stack.
@@ -109,6 +115,7 @@ impl RowBatch {
         self.occurred_at.push(row.occurred_at);
         self.olds.push(row.old);
         self.news.push(row.new);
+        self.traces.push(row.trace.map(|trace| trace.to_string()));
     }
 
     /// Adds rows.
@@ -128,7 +135,7 @@ impl RowBatch {
         self.bytes
     }
 
-    /// Binds the rows as the first seven values of a statement with [`INSERT_SQL`].
+    /// Binds the rows as the first eight values of a statement with [`INSERT_SQL`].
     pub(super) fn bind<O>(
         self,
         statement: QueryScalar<'_, Postgres, O, PgArguments>,
@@ -144,6 +151,7 @@ impl RowBatch {
             .bind(self.occurred_at)
             .bind(self.olds)
             .bind(self.news)
+            .bind(self.traces)
     }
 
     /// Operations, keys and images of the rows.

@@ -83,9 +83,9 @@ fn append_sql() -> String {
     format!(
         "with own as (
              update observer.source
-             set confirmed_lsn = $10::pg_lsn, commit_lsn = $11::pg_lsn, ordinal = $12,
-                 expires_at = clock_timestamp() + $13, saved_at = clock_timestamp()
-             where name = $8 and epoch = $9
+             set confirmed_lsn = $11::pg_lsn, commit_lsn = $12::pg_lsn, ordinal = $13,
+                 expires_at = clock_timestamp() + $14, saved_at = clock_timestamp()
+             where name = $9 and epoch = $10
              returning name
          ), added as ({INSERT_SQL})
          select count(pg_notify('observer_change_log', name)) from own"

@@ -205,6 +205,7 @@ mod tests {
             occurred_at: chrono::DateTime::UNIX_EPOCH,
             old: None,
             new: None,
+            trace: None,
         }
     }
 

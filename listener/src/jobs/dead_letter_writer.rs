@@ -63,6 +63,7 @@ fn dead_letter(finished: &FinishedClaim) -> Option<NewDeadLetter> {
             occurred_at: finished.enqueued_at,
             old: None,
             new: None,
+            trace: None,
         }),
         attempts_before: 0,
         replay: None,

@@ -1,13 +1,16 @@
 //! Execution of one lane's jobs, in order.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ::queue::{ClaimToken, ClaimedJob, FinishedClaim, Job, JobOutcome, LaneBatch, failpoint};
 use chrono::Utc;
 use crds::config::{OnFailure, Retry};
 use crds::duration::HumanDuration;
+use opentelemetry::KeyValue;
+use opentelemetry::trace::SpanKind;
 use serde_json::value::RawValue;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -16,6 +19,7 @@ use super::payload::{self, JobPayload};
 use super::reports::{AttemptNotes, JobReports};
 use crate::delivery::ActionName;
 use crate::delivery::attempt::{self, Attempt};
+use crate::delivery::event::Event;
 use crate::delivery::failure::{Failure, FailureKind};
 use crate::delivery::outcome::Outcome;
 use crate::delivery::report::Success;
@@ -25,6 +29,7 @@ use crate::observers::attempt_log;
 use crate::observers::{Compiled, Observers};
 use crate::sync::lock;
 use crate::telemetry::metrics::Metrics;
+use crate::trace::spans::{Finished, Spans};
 
 /// Executor of lane batches, shared by all that run.
 #[derive(Debug)]
@@ -33,6 +38,7 @@ pub(crate) struct LaneExecutor {
     /// Actions that no observer has had for a while, whose jobs are discarded.
     pub(crate) orphans: watch::Receiver<Arc<[ActionName]>>,
     pub(crate) metrics: Metrics,
+    pub(crate) spans: Spans,
     pub(crate) reports: JobReports,
     /// Cancelled before the lease expires, and at the end of the drain timeout.
     pub(crate) lease_token: CancellationToken,
@@ -132,6 +138,8 @@ impl LaneExecutor {
         }
         let attempts = claimed.attempts + 1;
         notes.attempts = attempts;
+        let event = Arc::clone(&payload.event);
+        self.record_wait(claimed, &event, attempts);
         let outcome = self.outcome(compiled, &payload, attempts, &claimed.claim);
         let attempted = outcome.await;
         notes.payload = Some(payload);
@@ -146,7 +154,7 @@ impl LaneExecutor {
         };
         match outcome {
             Outcome::Delivered | Outcome::Skipped | Outcome::Cached => {
-                attempt_log::delivered(compiled, &claimed.job.event_id, attempts, took);
+                attempt_log::delivered(compiled, &event, attempts, took);
                 notes.success = Some(Success {
                     at: Utc::now(),
                     took,
@@ -170,7 +178,7 @@ impl LaneExecutor {
                     discard(history, &deadline_exceeded(&compiled.retry), attempts, None)
                 }
                 Some(wait) => {
-                    attempt_log::failed(compiled, &claimed.job.event_id, &failure, attempts, wait);
+                    attempt_log::failed(compiled, &event, &failure, attempts, wait);
                     let attempt = Attempt::new(Utc::now(), &failure, Some(took));
                     attempt::push_attempt(&mut history, attempt);
                     JobOutcome::Retry {
@@ -181,6 +189,28 @@ impl LaneExecutor {
                 }
             },
         }
+    }
+
+    /// Records how long the job has waited since it was due.
+    fn record_wait(&self, claimed: &ClaimedJob, event: &Event, attempt: u32) {
+        let Some(trace) = self.spans.of_event(&event.id, event.trace) else {
+            return;
+        };
+        let lane = &claimed.job.lane;
+        let due = SystemTime::now().checked_sub(claimed.queue_delay);
+        trace.end_part(
+            due.unwrap_or(SystemTime::UNIX_EPOCH),
+            Finished {
+                name: Cow::Borrowed("job"),
+                kind: SpanKind::Internal,
+                attributes: vec![
+                    KeyValue::new("observer.name", Arc::clone(&lane.observer)),
+                    KeyValue::new("observer.action", Arc::clone(&lane.action)),
+                    KeyValue::new("observer.attempt", i64::from(attempt)),
+                ],
+                error: None,
+            },
+        );
     }
 
     /// Makes an attempt. Returns its outcome and duration, or `None` if it is cancelled.
@@ -194,7 +224,8 @@ impl LaneExecutor {
         let (event, replay) = (Arc::clone(&payload.event), payload.replay.clone());
         let token = self.lease_token.child_token();
         self.cancels().insert(claim.clone(), token.clone());
-        let (outcome, took) = try_once(compiled, event, attempts, replay, token).await;
+        let made = (attempts, replay);
+        let (outcome, took) = try_once(compiled, event, made, token, &self.spans).await;
         self.cancels().remove(claim);
         let outcome = outcome?;
         self.metrics.record_attempt(&compiled.name, &outcome, took);
@@ -295,6 +326,7 @@ mod tests {
             observers,
             orphans,
             metrics: Metrics::new("default/test").unwrap(),
+            spans: Spans::default(),
             reports: JobReports::default(),
             lease_token: CancellationToken::new(),
             stopping: CancellationToken::new(),

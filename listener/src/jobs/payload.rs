@@ -16,6 +16,7 @@ use crate::delivery::delivery_id;
 use crate::delivery::event::Event;
 use crate::delivery::report::DeliveryReport;
 use crate::observers::LaneId;
+use crate::trace::context::TraceContext;
 
 /// Delivery to be added to the queue.
 #[derive(Clone, Debug)]
@@ -56,6 +57,8 @@ struct EncodedPayload<'a> {
     attempts_before: u32,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     replay: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<String>,
 }
 
 /// The same, decoded.
@@ -69,6 +72,8 @@ struct DecodedPayload {
     attempts_before: u32,
     #[serde(default)]
     replay: bool,
+    #[serde(default)]
+    traceparent: Option<String>,
 }
 
 impl PendingJob {
@@ -114,6 +119,7 @@ impl PendingJob {
             new: event.new.as_deref(),
             attempts_before: self.attempts_before,
             replay: self.replay,
+            traceparent: event.trace.map(|trace| trace.to_string()),
         };
         Ok(NewJob {
             job: Job {
@@ -163,6 +169,7 @@ pub fn decode(job: &Job) -> Result<JobPayload, serde_json::Error> {
         occurred_at: payload.occurred_at,
         old: payload.old,
         new: payload.new,
+        trace: payload.traceparent.as_deref().and_then(TraceContext::parse),
     };
     let again = job.id.rsplit_once('~').filter(|_| payload.replay);
     Ok(JobPayload {
@@ -196,6 +203,7 @@ mod tests {
                 occurred_at: DateTime::UNIX_EPOCH,
                 old: None,
                 new: raw(r#"{"total": 12345678901234567890.10, "note": "\u0000\"}"}"#),
+                trace: Some(TraceContext::new([1; 16], [2; 8], true)),
             }),
             name: ActionName::new("default/big", "notify"),
             again: None,

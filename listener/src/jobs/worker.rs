@@ -126,6 +126,7 @@ impl<'a> WorkerSession<'a> {
                 observers: config.observers.clone(),
                 orphans: orphans.clone(),
                 metrics: config.metrics.clone(),
+                spans: config.spans.clone(),
                 reports: config.reports.clone(),
                 lease_token: lease_token.clone(),
                 stopping: CancellationToken::new(),

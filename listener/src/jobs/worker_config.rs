@@ -14,6 +14,7 @@ use crate::cache::follower::Follower;
 use crate::delivery::ActionName;
 use crate::observers::Observers;
 use crate::telemetry::metrics::Metrics;
+use crate::trace::spans::Spans;
 
 /// Configuration of a worker.
 #[derive(Clone, Debug)]
@@ -38,6 +39,8 @@ pub(crate) struct WorkerConfig {
     pub(crate) jobs_added: Arc<Notify>,
     /// Metrics.
     pub(crate) metrics: Metrics,
+    /// Where spans go.
+    pub(crate) spans: Spans,
     /// Is told what becomes of deliveries.
     pub(crate) reports: JobReports,
     /// Knows what has changed before jobs that were claimed are run.

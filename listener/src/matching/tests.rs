@@ -25,6 +25,7 @@ fn event(operation: Operation, old: Option<&str>, new: Option<&str>) -> Event {
         occurred_at: DateTime::UNIX_EPOCH,
         old: old.map(image),
         new: new.map(image),
+        trace: None,
     }
 }
 

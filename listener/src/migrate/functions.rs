@@ -25,7 +25,7 @@ macro_rules! files {
 }
 
 /// Each with its name, in the order in which they are applied.
-const FILES: [(&str, &str); 15] = files![
+const FILES: [(&str, &str); 16] = files![
     "admin",
     "capture",
     "change_log",
@@ -40,6 +40,7 @@ const FILES: [(&str, &str); 15] = files![
     "job_worker",
     "lock",
     "retention",
+    "trace",
     "tracking"
 ];
 

@@ -7,27 +7,38 @@ use std::time::Duration;
 
 use chrono::Utc;
 use futures::FutureExt as _;
+use opentelemetry::KeyValue;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Compiled;
+use crate::actions::span::ActionSpan;
 use crate::delivery::Delivery;
 use crate::delivery::event::Event;
 use crate::delivery::failure::{Failure, FailureKind};
 use crate::delivery::outcome::Outcome;
+use crate::trace::spans::{AttemptSpan, AttemptTrace, Finished, Spans};
 
 /// Makes one attempt, unless it is cut off. Returns its outcome, nothing if it was cut off, and how long it
 /// took.
 pub(crate) fn try_once(
     compiled: &Compiled,
     event: Arc<Event>,
-    attempt: u32,
-    replay: Option<Arc<str>>,
+    (attempt, replay): (u32, Option<Arc<str>>),
     cut: CancellationToken,
+    spans: &Spans,
 ) -> impl Future<Output = (Option<Outcome>, Duration)> + Send + use<> {
     let action = Arc::clone(&compiled.action);
     let denied = compiled.tenant_denied(&event);
     let (enrichment, cache) = (compiled.enrichment.clone(), compiled.cache.clone());
+    let trace = spans.begin_attempt(&event.id, event.trace);
+    let spanned = match &trace {
+        AttemptTrace::Recorded(span) => {
+            let made = (attempt, replay.is_some());
+            Some((Arc::clone(span), attributes(compiled, &event.id, made)))
+        }
+        _ => None,
+    };
     let mut delivery = Delivery {
         event,
         observer: Arc::clone(&compiled.name.observer),
@@ -35,9 +46,11 @@ pub(crate) fn try_once(
         attempt,
         replay,
         enrich: None,
+        trace,
     };
     async move {
         let begun = Instant::now();
+        let sending = &action;
         if let Some(failure) = denied {
             return (Some(Outcome::Rejected(failure)), begun.elapsed());
         }
@@ -47,7 +60,7 @@ pub(crate) fn try_once(
             {
                 return outcome;
             }
-            let attempt = action.attempt(&delivery, Utc::now());
+            let attempt = sending.attempt(&delivery, Utc::now());
             match cache {
                 Some(cache) => Box::pin(cache.attempt(&delivery, attempt)).await,
                 None => attempt.await,
@@ -60,6 +73,60 @@ pub(crate) fn try_once(
             Outcome::Rejected(Failure::of(FailureKind::Event, message))
         };
         let outcome = tried.map(|tried| tried.unwrap_or_else(panicked));
+        if let Some((span, attributes)) = spanned {
+            end_span(&span, action.span(), attributes, outcome.as_ref());
+        }
         (outcome, begun.elapsed())
     }
+}
+
+/// Returns what the span of an attempt says, whatever its outcome is.
+fn attributes(
+    compiled: &Compiled,
+    event_id: &str,
+    (attempt, is_replay): (u32, bool),
+) -> Vec<KeyValue> {
+    let name = &compiled.name;
+    let mut all = compiled.action.span().attributes.clone();
+    all.extend([
+        KeyValue::new("observer.name", Arc::clone(&name.observer)),
+        KeyValue::new("observer.action", Arc::clone(&name.action)),
+        KeyValue::new("observer.event.id", event_id.to_owned()),
+        KeyValue::new("observer.attempt", i64::from(attempt)),
+    ]);
+    if is_replay {
+        all.push(KeyValue::new("observer.replay", true));
+    }
+    all
+}
+
+/// Records the span of an attempt. One that was not admitted was not made.
+fn end_span(
+    span: &AttemptSpan,
+    action: &ActionSpan,
+    mut attributes: Vec<KeyValue>,
+    outcome: Option<&Outcome>,
+) {
+    let (word, failure) = match outcome {
+        Some(Outcome::Deferred(_)) => return,
+        Some(Outcome::Delivered) => ("delivered", None),
+        Some(Outcome::Skipped) => ("skipped", None),
+        Some(Outcome::Cached) => ("cached", None),
+        Some(Outcome::Retry { failure, .. }) => ("retry", Some(failure)),
+        Some(Outcome::Rejected(failure)) => ("rejected", Some(failure)),
+        None => ("cancelled", None),
+    };
+    attributes.push(KeyValue::new("observer.outcome", word));
+    let status = failure
+        .and_then(|failure| failure.status)
+        .or_else(|| span.status());
+    attributes
+        .extend(status.map(|status| KeyValue::new("http.response.status_code", i64::from(status))));
+    attributes.extend(failure.map(|failure| KeyValue::new("error.type", failure.kind.as_str())));
+    span.end(Finished {
+        name: action.name.clone(),
+        kind: action.kind.clone(),
+        attributes,
+        error: failure.map(|failure| failure.message.clone()),
+    });
 }

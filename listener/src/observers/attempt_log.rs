@@ -8,6 +8,7 @@ use chrono::{SecondsFormat, Utc};
 use tokio::time::Instant;
 
 use super::Compiled;
+use crate::delivery::event::Event;
 use crate::delivery::failure::Failure;
 use crate::sync::lock;
 
@@ -56,7 +57,7 @@ impl Failures {
 /// Logs an attempt that failed and is retried after a wait.
 pub(crate) fn failed(
     compiled: &Compiled,
-    event: &str,
+    event: &Event,
     failure: &Failure,
     attempt: u32,
     wait: Duration,
@@ -70,7 +71,8 @@ pub(crate) fn failed(
         observer = &*compiled.name.observer,
         action = &*compiled.name.action,
         receiver = compiled.action.endpoint_url(),
-        event,
+        event = event.id,
+        trace_id = event.trace_id(),
         kind = failure.kind.as_str(),
         status = failure.status,
         error = failure.message,
@@ -83,12 +85,13 @@ pub(crate) fn failed(
 }
 
 /// Logs an attempt that succeeded.
-pub(crate) fn delivered(compiled: &Compiled, event: &str, attempt: u32, took: Duration) {
+pub(crate) fn delivered(compiled: &Compiled, event: &Event, attempt: u32, took: Duration) {
     tracing::debug!(
         target: "observer::attempt",
         observer = &*compiled.name.observer,
         action = &*compiled.name.action,
-        event,
+        event = event.id,
+        trace_id = event.trace_id(),
         attempt,
         took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         "delivered"

@@ -110,6 +110,7 @@ impl SessionContext<'_> {
             drain_timeout: listener.drain_timeout,
             jobs_added: added,
             metrics: self.sources.metrics.clone(),
+            spans: self.sources.spans.clone(),
             reports: JobReports::new(deliveries),
             changes,
         };

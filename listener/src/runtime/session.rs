@@ -235,6 +235,7 @@ impl<'a> ShardRuntime<'a> {
             },
             reporter: Arc::clone(&sources.reporter),
             deliveries: history.deliveries(),
+            spans: sources.spans.clone(),
             max_concurrency: usize::try_from(listener.max_concurrency).unwrap_or(usize::MAX),
             checkpoint_interval: listener.checkpoint_interval,
             stalled_after: listener.stalled_after,

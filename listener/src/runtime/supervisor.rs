@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::background::{first_error, join_all, mark_stopping, serve_api, serve_http};
 use super::config_source::{ConfigSource, FailurePolicy};
@@ -28,6 +29,7 @@ use crate::database::{START_PATIENCE, diagnose_url};
 use crate::observers::Observers;
 use crate::server::AppState;
 use crate::telemetry::metrics::Metrics;
+use crate::trace;
 
 /// Backoff of sessions that fail, and of the configuration that cannot be read.
 pub(super) const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(10));
@@ -84,9 +86,10 @@ async fn run_named<S: ConfigSource>(
         Some(metrics) => metrics.clone(),
         None => Metrics::new(&options.listener)?,
     };
-    let sources = AppState::new(metrics, options.member.name.as_str());
+    let mut sources = AppState::new(metrics, options.member.name.as_str());
     let mut tasks: JoinSet<Result<(), RunError>> = JoinSet::new();
     let done = CancellationToken::new();
+    let traces = start_traces(options, &mut sources, &done);
     if let Some(at) = options.listen {
         let with_api = options.api_listen == Some(at);
         serve_http(at, with_api, &mut tasks, &sources, &done).await?;
@@ -107,10 +110,35 @@ async fn run_named<S: ConfigSource>(
     };
     done.cancel();
     join_all(&mut tasks).await;
+    if let Some(traces) = traces {
+        // It bounds its own end.
+        let _ended = traces.await;
+    }
     if let Ok(None) = &result {
         log_stopped(&options.listener, &sources);
     }
     result
+}
+
+/// Starts traces, if the environment asks for them. Deliveries never depend on them.
+fn start_traces(
+    options: &ProcessOptions,
+    sources: &mut AppState,
+    done: &CancellationToken,
+) -> Option<AbortOnDropHandle<()>> {
+    let names = (&*options.listener, options.member.name.as_str());
+    match trace::start(names, &sources.metrics.spans_dropped) {
+        Ok(started) => {
+            let (spans, sender) = started?;
+            sources.spans = spans;
+            let sending = tokio::spawn(sender.run(done.clone()));
+            Some(AbortOnDropHandle::new(sending))
+        }
+        Err(error) => {
+            tracing::error!("no traces are sent: {error}");
+            None
+        }
+    }
 }
 
 fn log_stopped(listener: &str, sources: &AppState) {

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::status::StatusReporter;
+use crate::trace::spans::Spans;
 pub use api::HttpApi;
 
 /// State that the handlers share, and that the rest of the process updates.
@@ -31,6 +32,8 @@ pub struct AppState {
     pub reporter: Arc<StatusReporter>,
     /// HTTP API.
     pub api: HttpApi,
+    /// Where spans go.
+    pub(crate) spans: Spans,
 }
 
 impl AppState {
@@ -42,6 +45,7 @@ impl AppState {
             health: Arc::default(),
             reporter: Arc::new(StatusReporter::new(pod)),
             api: HttpApi::default(),
+            spans: Spans::default(),
         }
     }
 

@@ -6,6 +6,7 @@ mod options;
 mod partitions;
 mod rights;
 mod statements;
+mod traces;
 mod values;
 
 use crate::support::TestDb;

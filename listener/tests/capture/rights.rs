@@ -42,7 +42,9 @@ async fn no_function_is_executable_by_all_but_those_that_only_compute() {
         [
             "check_columns",
             "check_trackable",
+            "comment_traceparent",
             "composite_key",
+            "current_traceparent",
             "emit",
             "emit",
             "emit",
@@ -60,7 +62,9 @@ async fn no_function_is_executable_by_all_but_those_that_only_compute() {
             "options_of",
             "primary_key",
             "raw_field",
+            "trace",
             "trouble_of",
+            "valid_traceparent",
             "visible_columns",
             "with_change",
         ]

@@ -83,6 +83,13 @@ impl Process {
         Self::start(&["run", "--listen", "off", "-f"], &config.path())
     }
 
+    /// The same, with these variables and an address for its metrics.
+    pub(crate) fn run_with(config: &Config, listen: &str, variables: &[(&str, &str)]) -> Self {
+        let mut program = Command::new(program());
+        program.envs(variables.iter().copied());
+        Self::spawn(program, &["run", "--listen", listen, "-f"], &config.path())
+    }
+
     /// The same, to die at a failpoint the `times`th time that it comes there.
     pub(crate) fn run_to(config: &Config, failpoint: &str, times: u32) -> Self {
         let mut program = Command::new(program());
@@ -118,9 +125,15 @@ impl Process {
     }
 
     fn follow(mut program: Command) -> Self {
+        let is_set = program
+            .as_std()
+            .get_envs()
+            .any(|(name, _)| name == "RUST_LOG");
+        if !is_set {
+            program.env("RUST_LOG", "info");
+        }
         let mut child = program
             .args(["--log-format", "text"])
-            .env("RUST_LOG", "info")
             // As in the image.
             .env("MALLOC_MMAP_THRESHOLD_", "1048576")
             .stderr(Stdio::piped())

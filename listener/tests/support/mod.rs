@@ -1,6 +1,7 @@
 //! What the tests of the whole program share.
 
 pub(crate) mod backfills;
+pub(crate) mod collector;
 pub(crate) mod counters;
 pub(crate) mod fleet;
 pub(crate) mod follower;

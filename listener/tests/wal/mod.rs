@@ -8,6 +8,7 @@ mod losses;
 mod rows;
 mod slots;
 mod tls;
+mod traces;
 mod track;
 
 use observer_listener::migrate::migrate;

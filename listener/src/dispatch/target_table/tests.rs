@@ -92,6 +92,7 @@ fn inserted() -> ChangeRecord {
             occurred_at: "2026-03-01T12:00:00Z".parse().unwrap(),
             old: None,
             new: None,
+            trace: None,
         },
         oversized: None,
     }

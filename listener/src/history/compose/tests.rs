@@ -38,6 +38,7 @@ fn event(old: Option<&str>, new: Option<&str>) -> Event {
         key: Some("1".to_owned()),
         old: old.map(raw),
         new: new.map(raw),
+        trace: None,
         ..Event::fixture(42)
     }
 }

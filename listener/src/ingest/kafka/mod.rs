@@ -318,6 +318,7 @@ fn entry(topic: &KafkaTopicConfig, record: &ConsumerRecord, now: DateTime<Utc>) 
         key,
         value,
         timestamp: record.timestamp,
+        traceparent: record.header_str("traceparent"),
     };
     Entry {
         partition: (record.topic.to_string(), record.partition),

@@ -70,13 +70,13 @@ fn append_sql() -> String {
     format!(
         "with own as (
              update observer.source
-             set expires_at = clock_timestamp() + $10, saved_at = clock_timestamp()
-             where name = $8 and epoch = $9
+             set expires_at = clock_timestamp() + $11, saved_at = clock_timestamp()
+             where name = $9 and epoch = $10
              returning name
          ), saved as (
              update observer.source_offset o set next_offset = r.next_offset
-             from unnest($11::text[], $12::integer[], $13::bigint[]) as r (topic, partition, next_offset)
-             where o.name = $8 and o.topic = r.topic and o.partition = r.partition and exists (select from own)
+             from unnest($12::text[], $13::integer[], $14::bigint[]) as r (topic, partition, next_offset)
+             where o.name = $9 and o.topic = r.topic and o.partition = r.partition and exists (select from own)
          ), page as (
              insert into observer.backfill_page (xid, listener)
              select pg_current_xact_id(), '' where exists (select from own) and 'r' = any ($1)

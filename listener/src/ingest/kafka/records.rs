@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use super::super::envelope::{Envelope, Fields, fields, is_there, key_of, text_of};
 use super::super::rows::LogRow;
 use crate::text::hex::hex;
+use crate::trace::context::TraceContext;
 
 /// A record as it is read.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +22,8 @@ pub(super) struct Record<'a> {
     pub(super) value: Option<&'a [u8]>,
     /// Its time, in milliseconds since 1970.
     pub(super) timestamp: i64,
+    /// The header `traceparent`.
+    pub(super) traceparent: Option<&'a str>,
 }
 
 /// Why a record is no event. What it says does not depend on the record's content, so it can be counted by.
@@ -134,6 +137,7 @@ fn row(
         occurred_at: DateTime::from_timestamp_millis(record.timestamp).unwrap_or_default(),
         old: old.map(|image| image.get().to_owned()),
         new: new.map(|image| image.get().to_owned()),
+        trace: record.traceparent.and_then(TraceContext::parse),
     })
 }
 

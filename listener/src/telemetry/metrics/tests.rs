@@ -31,6 +31,7 @@ fn add_series(metrics: &Metrics) {
         shards_stalled: _,
         config,
         shards,
+        spans_dropped: _,
         database_errors,
         pools: _,
         retention_blocked: _,
@@ -129,7 +130,7 @@ fn metric_names_follow_prometheus_practice() {
         .map(prometheus::proto::MetricFamily::name)
         .filter(|name| own(name))
         .collect();
-    assert_eq!(names.len(), 60, "{names:?}");
+    assert_eq!(names.len(), 61, "{names:?}");
     // Those of the process have names and texts of the library's.
     for family in families.iter().filter(|family| own(family.name())) {
         let name = family.name();

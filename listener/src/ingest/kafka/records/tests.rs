@@ -27,6 +27,7 @@ fn read_texts(
         key: key.map(str::as_bytes),
         value: value.map(str::as_bytes),
         timestamp: NOW - 1000,
+        traceparent: None,
     };
     read(topic, record, now())
 }
@@ -72,6 +73,26 @@ fn changes_are_read_with_and_without_their_schema() {
                 )
             );
         }
+    }
+}
+
+#[test]
+fn header_gives_the_trace() {
+    let text = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    for (header, trace) in [
+        (Some(text), Some(text.to_owned())),
+        (Some("00-x"), None),
+        (None, None),
+    ] {
+        let record = Record {
+            key: None,
+            value: Some(b"{}"),
+            timestamp: NOW,
+            traceparent: header,
+        };
+        let row = read(&topic(TopicContents::Events), record, now());
+        let found = row.unwrap().unwrap().trace;
+        assert_eq!(found.map(|trace| trace.to_string()), trace);
     }
 }
 

@@ -1,0 +1,237 @@
+//! A collector of traces, by gRPC and by HTTP with protobuf: the official messages and the official service.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::post;
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use prost::Message as _;
+use tokio::net::TcpListener;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::{Request, Response, Status};
+
+use super::eventually_or;
+
+/// What a collector does with spans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Takes {
+    All,
+    /// It refuses them for now.
+    Nothing,
+    /// It never answers.
+    Forever,
+}
+
+/// A span that was taken.
+#[derive(Clone, Debug)]
+pub(crate) struct Span {
+    pub(crate) trace: String,
+    pub(crate) id: String,
+    pub(crate) parent: String,
+    pub(crate) name: String,
+    /// As in the protocol: 1 internal, 2 server, 3 client, 4 producer, 5 consumer.
+    pub(crate) kind: i32,
+    pub(crate) attributes: BTreeMap<String, String>,
+    pub(crate) resource: BTreeMap<String, String>,
+    pub(crate) is_error: bool,
+    pub(crate) times: (u64, u64),
+}
+
+#[derive(Clone)]
+struct Taken {
+    spans: Arc<Mutex<Vec<Span>>>,
+    /// Values of the header `authorization`.
+    logins: Arc<Mutex<Vec<String>>>,
+    takes: Arc<Mutex<Takes>>,
+}
+
+/// A running collector.
+pub(crate) struct Collector {
+    taken: Taken,
+    grpc: String,
+    http: String,
+    _servers: [AbortOnDropHandle<()>; 2],
+}
+
+fn text(value: Option<&AnyValue>) -> String {
+    match value.and_then(|value| value.value.as_ref()) {
+        Some(Value::StringValue(text)) => text.clone(),
+        Some(Value::IntValue(number)) => number.to_string(),
+        Some(Value::BoolValue(is)) => is.to_string(),
+        Some(Value::ArrayValue(array)) => {
+            let all: Vec<String> = array.values.iter().map(|one| text(Some(one))).collect();
+            all.join(",")
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+fn texts(all: &[KeyValue]) -> BTreeMap<String, String> {
+    all.iter()
+        .map(|one| (one.key.clone(), text(one.value.as_ref())))
+        .collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+impl Taken {
+    async fn take(
+        &self,
+        login: Option<&str>,
+        request: ExportTraceServiceRequest,
+    ) -> Result<(), ()> {
+        let takes = *self.takes.lock().unwrap();
+        match takes {
+            Takes::All => {}
+            Takes::Nothing => return Err(()),
+            Takes::Forever => std::future::pending().await,
+        }
+        self.logins.lock().unwrap().extend(login.map(str::to_owned));
+        let mut spans = self.spans.lock().unwrap();
+        for of_resource in request.resource_spans {
+            let resource = of_resource.resource.unwrap_or_default();
+            for span in of_resource.scope_spans.into_iter().flat_map(|of| of.spans) {
+                spans.push(Span {
+                    trace: hex(&span.trace_id),
+                    id: hex(&span.span_id),
+                    parent: hex(&span.parent_span_id),
+                    name: span.name,
+                    kind: span.kind,
+                    attributes: texts(&span.attributes),
+                    resource: texts(&resource.attributes),
+                    is_error: span.status.is_some_and(|status| status.code == 2),
+                    times: (span.start_time_unix_nano, span.end_time_unix_nano),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+#[tonic::async_trait]
+impl TraceService for Taken {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        let login = request.metadata().get("authorization").cloned();
+        let login = login.as_ref().and_then(|login| login.to_str().ok());
+        let taken = self.take(login, request.into_inner()).await;
+        taken.map_err(|()| Status::unavailable("not now"))?;
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+async fn by_http(
+    State(taken): State<Taken>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> (StatusCode, Vec<u8>) {
+    let is_protobuf = headers
+        .get("content-type")
+        .is_some_and(|of| of == "application/x-protobuf");
+    let Ok(request) = ExportTraceServiceRequest::decode(body) else {
+        return (StatusCode::BAD_REQUEST, Vec::new());
+    };
+    if !is_protobuf {
+        return (StatusCode::UNSUPPORTED_MEDIA_TYPE, Vec::new());
+    }
+    let login = headers
+        .get("authorization")
+        .and_then(|login| login.to_str().ok());
+    match taken.take(login, request).await {
+        Ok(()) => (
+            StatusCode::OK,
+            ExportTraceServiceResponse::default().encode_to_vec(),
+        ),
+        Err(()) => (StatusCode::SERVICE_UNAVAILABLE, Vec::new()),
+    }
+}
+
+impl Collector {
+    pub(crate) async fn start() -> Self {
+        let taken = Taken {
+            spans: Arc::default(),
+            logins: Arc::default(),
+            takes: Arc::new(Mutex::new(Takes::All)),
+        };
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let http = format!("http://{}", socket.local_addr().unwrap());
+        let routes = Router::new()
+            .route("/v1/traces", post(by_http))
+            .with_state(taken.clone());
+        let serving = async move { axum::serve(socket, routes).await.unwrap() };
+        let by_http = AbortOnDropHandle::new(tokio::spawn(serving));
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let grpc = format!("http://{}", socket.local_addr().unwrap());
+        let service = TraceServiceServer::new(taken.clone())
+            .accept_compressed(tonic::codec::CompressionEncoding::Gzip);
+        let incoming = tonic::transport::server::TcpIncoming::from(socket);
+        let serving = async move {
+            let server = tonic::transport::Server::builder().add_service(service);
+            server.serve_with_incoming(incoming).await.unwrap();
+        };
+        let by_grpc = AbortOnDropHandle::new(tokio::spawn(serving));
+        Self {
+            taken,
+            grpc,
+            http,
+            _servers: [by_http, by_grpc],
+        }
+    }
+
+    /// The variables that send traces here by HTTP.
+    pub(crate) fn http(&self) -> Vec<(&str, &str)> {
+        vec![("OTEL_EXPORTER_OTLP_ENDPOINT", &self.http)]
+    }
+
+    /// The same by gRPC.
+    pub(crate) fn grpc(&self) -> Vec<(&str, &str)> {
+        vec![
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &self.grpc),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ]
+    }
+
+    pub(crate) fn takes(&self, takes: Takes) {
+        *self.taken.takes.lock().unwrap() = takes;
+    }
+
+    pub(crate) fn spans(&self) -> Vec<Span> {
+        self.taken.spans.lock().unwrap().clone()
+    }
+
+    pub(crate) fn logins(&self) -> Vec<String> {
+        self.taken.logins.lock().unwrap().clone()
+    }
+
+    /// Waits until some of the spans are so many, and returns those.
+    pub(crate) async fn comes(&self, count: usize, is_it: impl Fn(&Span) -> bool) -> Vec<Span> {
+        let found = || {
+            let spans = self.spans().into_iter();
+            spans.filter(|span| is_it(span)).collect::<Vec<_>>()
+        };
+        let look = async || Some(found()).filter(|spans| spans.len() >= count);
+        eventually_or(look, async || {
+            format!("{count} spans, there are {:#?}", self.spans())
+        })
+        .await
+    }
+}
