@@ -120,6 +120,7 @@ async fn lives_as(db: &TestDb, url: &str) {
         "dead-letters",
         "redrive",
         "--all",
+        "--yes",
         "--listener",
         "default/test",
         "--database-url",

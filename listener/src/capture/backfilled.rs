@@ -48,13 +48,14 @@ const CURRENT_SQL: &str = "
         from page p
         cross join lateral (
             select c.operation, c.hash, c.entity, c.key, c.tenant, c.old, c.new from observer.change_log c
-            where c.id > p.low_id and (p.high_id is null or c.id <= p.high_id)
+            where c.id > p.low_id and c.id <= coalesce(p.high_id, 9223372036854775807)
               and c.xid >= pg_snapshot_xmax(p.snapshot)
             union all
-            select c.operation, c.hash, c.entity, c.key, c.tenant, c.old, c.new
-            from pg_snapshot_xip(p.snapshot) as open (xid)
-            join observer.change_log c on c.xid = open.xid
-            where p.high_id is null or c.id <= p.high_id
+            select c.* from pg_snapshot_xip(p.snapshot) as open (xid)
+            cross join lateral (
+                select c.operation, c.hash, c.entity, c.key, c.tenant, c.old, c.new from observer.change_log c
+                where c.xid = open.xid and c.id <= coalesce(p.high_id, 9223372036854775807) offset 0
+            ) c
         ) c
         cross join lateral (
             select null::text as row where p.row_columns is null or c.operation = 't'
@@ -67,11 +68,13 @@ const CURRENT_SQL: &str = "
     select r.id, r.observer
     from row r
     where not exists (
+        select from unseen c where c.page = r.xid and c.entity = r.entity and c.operation = 't'
+    ) and not exists (
         select from unseen c
-        where c.page = r.xid and c.entity = r.entity
-          and (c.operation = 't'
-              or c.hash = r.hash and c.key is not distinct from r.key and c.tenant is not distinct from r.tenant
-                 and c.row is not distinct from r.row))";
+        where c.page = r.xid and c.entity = r.entity and c.operation <> 't' and c.hash = r.hash
+          and c.key is not distinct from r.key and c.tenant is not distinct from r.tenant
+          and c.row is not distinct from r.row
+    )";
 
 /// Settles up to which id changes are compared with pages, once they are committed.
 pub(crate) async fn settle(pool: &PgPool, xids: &[String]) -> Result<(), sqlx::Error> {

@@ -312,14 +312,13 @@ impl PageReader {
     ) -> Result<Option<Page>, PageError> {
         let entity = &claimed.backfill.entity;
         loop {
-            let table = match known.take() {
-                Some(table) => table,
-                None => {
-                    let mut tx = begin_read(pool, "read only").await?;
-                    let table = self.table(&mut tx, entity).await?;
-                    tx.rollback().await?;
-                    table
-                }
+            let table = if let Some(table) = known.take() {
+                table
+            } else {
+                let mut tx = begin_read(pool, "read only").await?;
+                let table = self.table(&mut tx, entity).await?;
+                tx.rollback().await?;
+                table
             };
             let (told, noted) = oneshot::channel();
             let columns = table.row_columns.clone();

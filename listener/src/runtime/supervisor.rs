@@ -127,7 +127,7 @@ fn start_traces(
     done: &CancellationToken,
 ) -> Option<AbortOnDropHandle<()>> {
     let names = (&*options.listener, options.member.name.as_str());
-    match trace::start(names, &sources.metrics.spans_dropped) {
+    match trace::start(names, &sources.metrics.process.spans_dropped) {
         Ok(started) => {
             let (spans, sender) = started?;
             sources.spans = spans;

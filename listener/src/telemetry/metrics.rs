@@ -256,8 +256,6 @@ pub struct Metrics {
     pub config: ConfigMetrics,
     /// How shards change hands.
     pub shards: ShardMetrics,
-    /// Spans that were not sent to the collector of traces.
-    pub spans_dropped: IntCounter,
     /// Failed database operations, by operation: `read_change_log`, `commit_checkpoint`,
     /// `read_redrives`, `begin_session`, `use_queue`, `maintain_dead_letters`, `apply_retention`.
     pub database_errors: IntCounterVec,
@@ -360,10 +358,6 @@ impl Metrics {
             shards_stalled: gauge("shards_stalled", "Shards with work that makes no progress")?,
             config: ConfigMetrics::new(&registry)?,
             shards: ShardMetrics::new(&registry)?,
-            spans_dropped: counter(
-                "telemetry_spans_dropped_total",
-                "Spans that were dropped: the collector did not take them, or too many waited for it",
-            )?,
             database_errors: counters(
                 "database_errors_total",
                 "Failed database operations",

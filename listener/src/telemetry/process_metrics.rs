@@ -1,6 +1,6 @@
 //! Metrics of this process as a whole.
 
-use prometheus::{Gauge, IntGauge};
+use prometheus::{Gauge, IntCounter, IntGauge};
 use server::registry::Registry;
 
 use super::metrics::registered;
@@ -12,6 +12,8 @@ pub struct ProcessMetrics {
     pub ready: IntGauge,
     /// Seconds by which the clock of this process is ahead of that of the database's server.
     pub clock_offset: Gauge,
+    /// Spans that were not sent to the collector of traces.
+    pub spans_dropped: IntCounter,
 }
 
 impl ProcessMetrics {
@@ -25,9 +27,14 @@ impl ProcessMetrics {
             "clock_offset_seconds",
             "Clock of this process minus that of the database's server, beyond what a round trip hides",
         )?;
+        let spans_dropped = IntCounter::new(
+            "telemetry_spans_dropped_total",
+            "Spans that were dropped: the collector did not take them, or too many waited for it",
+        )?;
         Ok(Self {
             ready: registered(registry, ready)?,
             clock_offset: registered(registry, clock_offset)?,
+            spans_dropped: registered(registry, spans_dropped)?,
         })
     }
 }

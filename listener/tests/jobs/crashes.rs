@@ -252,6 +252,7 @@ async fn die_in_redrive(failpoint: &str, spec: &str) -> TestDb {
         "dead-letters",
         "redrive",
         "--all",
+        "--yes",
         "-f",
         path.to_str().unwrap(),
     ];

@@ -129,8 +129,8 @@ mod tests {
             (&["tail"][..], &["tail"][..]),
             (&["tail", "-o", "json"], &["tail", "--output=json"]),
             (
-                &["tail", "--outcome", "dead-letter,retrying"],
-                &["tail", "--outcome=dead-letter", "--outcome=retrying"],
+                &["tail", "--outcome", "dead-letter,pending"],
+                &["tail", "--outcome=dead-letter", "--outcome=pending"],
             ),
             (
                 &["dead-letters", "drop", "17", "18", "--yes"],

@@ -31,7 +31,6 @@ fn add_series(metrics: &Metrics) {
         shards_stalled: _,
         config,
         shards,
-        spans_dropped: _,
         database_errors,
         pools: _,
         retention_blocked: _,
@@ -61,6 +60,7 @@ fn add_series(metrics: &Metrics) {
     let ProcessMetrics {
         ready: _,
         clock_offset: _,
+        spans_dropped: _,
     } = process;
     let ConfigMetrics {
         reloads: _,
