@@ -6,6 +6,7 @@ use std::sync::Arc;
 use observer_listener::capture::change_log::{ChangeLog, ShardFilter};
 use observer_listener::capture::position::{LogBound, Window};
 use serde_json::{Value, json};
+use sqlx::{Connection as _, Executor as _};
 use testkit::http_sink::{Behaviour, Sink};
 use testkit::seed::seed;
 
@@ -131,14 +132,34 @@ const SLOW_PAGES: &str = "
     end $$;
     create trigger slow before update on observer.backfill for each row execute function slow()";
 
-/// Waits until a page is read and not committed.
-async fn a_page_is_written(db: &TestDb) {
-    eventually("the page is being written", async || {
-        let writing = "select count(*) from pg_stat_activity
-                       where wait_event = 'PgSleep' and datname = current_database()";
-        (db.value::<i64>(writing).await == 1).then_some(())
-    })
-    .await;
+/// Keeps pages from being committed until it is dropped.
+struct HeldPages(sqlx::PgConnection);
+
+impl HeldPages {
+    async fn hold(db: &TestDb) -> Self {
+        db.run(&SLOW_PAGES.replace("pg_sleep(0.03)", "pg_advisory_xact_lock(4711)"))
+            .await;
+        let mut held = sqlx::PgConnection::connect(&db.url).await.unwrap();
+        held.execute("select pg_advisory_lock(4711)").await.unwrap();
+        Self(held)
+    }
+
+    /// Waits until a page is read and not committed.
+    async fn one_is_written(&self, db: &TestDb) {
+        eventually("the page is being written", async || {
+            let writing = "select count(*) from pg_stat_activity
+                           where wait_event = 'advisory' and datname = current_database()";
+            (db.value::<i64>(writing).await == 1).then_some(())
+        })
+        .await;
+    }
+
+    async fn release(mut self) {
+        self.0
+            .execute("select pg_advisory_unlock(4711)")
+            .await
+            .unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -198,7 +219,7 @@ async fn changed_rows_that_share_a_key_are_passed_over_alone() {
          insert into items select n, 'a', 0 from generate_series(1, 10) n",
     )
     .await;
-    db.run(&SLOW_PAGES.replace("0.03", "1.5")).await;
+    let pages = HeldPages::hold(&db).await;
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
     let config = Config::new(
         &db.url,
@@ -210,12 +231,13 @@ async fn changed_rows_that_share_a_key_are_passed_over_alone() {
     process.says("running").await;
     let detached = ["start", "--yes", "--detach", "--table", "public.items"];
     backfill(&config, &detached).await.ok();
-    a_page_is_written(&db).await;
+    pages.one_is_written(&db).await;
     db.run(
         "delete from items where id = 1; update items set id = 20 where id = 2;
          update items set org = 'b' where id = 3; update items set v = 1 where id = 4",
     )
     .await;
+    pages.release().await;
     let reads = eventually("the other rows are told", async || {
         let read = told(&sink)
             .into_iter()
@@ -247,7 +269,7 @@ async fn rows_that_are_deleted_or_moved_meanwhile_are_passed_over() {
          insert into items select n, 'a', 0 from generate_series(1, 10) n",
     )
     .await;
-    db.run(&SLOW_PAGES.replace("0.03", "1.5")).await;
+    let pages = HeldPages::hold(&db).await;
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
     let config = Config::new(
         &db.url,
@@ -263,7 +285,7 @@ async fn rows_that_are_deleted_or_moved_meanwhile_are_passed_over() {
     )
     .await
     .ok();
-    a_page_is_written(&db).await;
+    pages.one_is_written(&db).await;
     db.run(
         "delete from items where id = 1; update items set id = 20 where id = 2;
          update items set org = 'b' where id = 3; update items set v = 1 where id = 4;
@@ -272,6 +294,7 @@ async fn rows_that_are_deleted_or_moved_meanwhile_are_passed_over() {
     .await;
     // These are delivered before the page is committed.
     keys_of(&sink, "/", 6).await;
+    pages.release().await;
     let reads = || -> Vec<String> {
         let read = told(&sink)
             .into_iter()

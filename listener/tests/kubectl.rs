@@ -102,12 +102,15 @@ async fn listener(client: &Client, name: &str, status: Option<Value>) {
     }
 }
 
-/// Makes a pod of a listener that runs, or so it says, and is ready or not.
-async fn pod(client: &Client, listener: &str, is_ready: bool) {
+/// Makes a pod with the labels of a listener that runs, or so it says, and is ready or not. Its owner is of this
+/// kind.
+async fn pod(client: &Client, listener: &str, owner: &str, is_ready: bool) {
     let labels = json!({"app.kubernetes.io/name": "observer-listener", "app.kubernetes.io/instance": listener});
-    let name = format!("{listener}-listener-1");
+    let name = format!("{listener}-listener-{}", owner.to_lowercase());
+    let owner = json!({"apiVersion": "apps/v1", "kind": owner, "name": format!("{listener}-listener-5d9c7b"),
+        "uid": "3f0c1d1e-5a53-4b0e-9a55-0c2a8f1d7e11", "controller": true});
     let object = json!({
-        "metadata": {"name": name, "labels": labels},
+        "metadata": {"name": name, "labels": labels, "ownerReferences": [owner]},
         "spec": {"containers": [{"name": "listener", "image": "none"}]},
     });
     let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
@@ -216,7 +219,16 @@ async fn pods_are_found(plugin: &Plugin, client: &Client) {
             ],
         )
         .await;
-    pod(client, "billing", false).await;
+    // One that is not of the listener's Deployment is none of its pods.
+    pod(client, "billing", "Job", true).await;
+    plugin
+        .fails(
+            &["tail", "-l", "billing"],
+            1,
+            &["listener billing has no pods"],
+        )
+        .await;
+    pod(client, "billing", "ReplicaSet", false).await;
     plugin
         .fails(
             &["tail", "-l", "billing"],
@@ -224,13 +236,13 @@ async fn pods_are_found(plugin: &Plugin, client: &Client) {
             &["none of the 1 pods of listener billing is ready"],
         )
         .await;
-    pod(client, "shop", true).await;
+    pod(client, "shop", "ReplicaSet", true).await;
     // The pod is on no node, which the API server says.
     plugin
         .fails(
             &["-l", "shop", "tail"],
             1,
-            &["pod shop-listener-1 does not have a host assigned"],
+            &["pod shop-listener-replicaset does not have a host assigned"],
         )
         .await;
     plugin
@@ -351,6 +363,11 @@ async fn commands_read_the_bundle(plane: &Plane, client: &Client) {
         status.starts_with("default/test:") && status.contains("1 process"),
         "{status}"
     );
+    // A URL takes precedence over the bundle of the environment.
+    let by_url = [&of_pod[..], &[("OBSERVER_DATABASE_URL", db.url.as_str())]].concat();
+    let status = command_by(&["status", "--listener", "default/test"], &by_url).await;
+    let status = status.ok();
+    assert!(status.starts_with("default/test:"), "{status}");
     let jobs = command_by(&["jobs", "list", "--observer", "b"], &of_pod).await;
     assert!(
         jobs.err.contains("there are default/a/post"),
@@ -410,6 +427,8 @@ async fn unreachable_clusters_and_wrong_contexts_are_told() {
             "cannot tell how to reach the cluster",
         ),
         (&["stauts"], 2, "unrecognized subcommand"),
+        // No pod may run while positions are reset.
+        (&["reset-position"], 2, "unrecognized subcommand"),
     ] {
         let ended = plugin.run(args).await;
         assert_eq!(ended.code, Some(code), "{args:?}: {}", ended.said());
@@ -424,4 +443,21 @@ async fn unreachable_clusters_and_wrong_contexts_are_told() {
     assert_eq!(completed, "redrive\n:4\n");
     let completed = plugin.run(&["__complete", "tail", "-o", ""]).await.ok();
     assert_eq!(completed, "table\njson\n:4\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn options_of_files_do_not_go_with_a_bundle() {
+    let of_pod = [("OBSERVER_BUNDLE", "test-bundle")];
+    for (args, option) in [
+        (&["status", "--listener", "shop"][..], "--listener"),
+        (
+            &["run", "--listener-name", "shop", "--secrets-dir", "/a"],
+            "--secrets-dir",
+        ),
+    ] {
+        let ended = command_by(args, &of_pod).await;
+        assert_eq!(ended.code, Some(2), "{args:?}: {}", ended.said());
+        let told = format!("{option} cannot be used with a bundle");
+        assert!(ended.err.contains(&told), "{args:?}: {}", ended.said());
+    }
 }

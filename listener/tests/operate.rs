@@ -9,7 +9,7 @@ use tokio::process::Command;
 
 use crate::support::fleet::LONG_LEASE;
 use crate::support::listener::{Config, Process, observer, program};
-use crate::support::program::command;
+use crate::support::program::{command, command_by};
 use crate::support::{TestDb, comes, database, eventually};
 
 /// Two processes of one listener, whose observer `orders` posts to this URL.
@@ -79,12 +79,50 @@ async fn breaker_reset_reaches_all_processes() {
         reset(&["orders", "post"]).await.ok().trim(),
         "closed 2 circuit breakers in 2 processes"
     );
+    // Without files nobody knows the names.
+    let by_url = ["breaker", "reset", "--listener", "test", "order"];
+    let unknown = command_by(&by_url, &[("OBSERVER_DATABASE_URL", db.url.as_str())]).await;
+    assert_eq!(
+        unknown.ok().trim(),
+        "no circuit breaker was open in 2 processes, or there is no such observer or action"
+    );
     for mut process in processes {
         process.says("circuit breakers closed by hand").await;
         process.stop().await;
     }
     let none = reset(&["--all"]).await.ok();
     assert!(none.contains("no process of default/test runs"), "{none}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn filter_that_is_over_before_it_is_read_ends_the_one_before() {
+    let db = database().await;
+    let sink = Sink::start(Behaviour::Status(200)).await.unwrap();
+    let (config, mut processes) = two(&db, &sink.url("/")).await;
+    let path = config.path();
+    let path = path.to_str().unwrap();
+    let debug = ["log-level", "-f", path, "debug", "--for", "1h"];
+    command(&debug).await.ok();
+    for process in &mut processes {
+        process.says("logging by another filter").await;
+    }
+    // As if it had been asked for 10 s ago, for 1 s.
+    db.run(
+        "with old as (delete from observer.process_command)
+         insert into observer.process_command (listener, kind, filter, expires_at, created_at)
+         values ('default/test', 'logFilter', 'trace', clock_timestamp() - interval '9 s',
+             clock_timestamp() - interval '10 s')",
+    )
+    .await;
+    for mut process in processes {
+        process.says("logging as at the start again").await;
+        process.stop().await;
+    }
+    let reset = command(&["log-level", "-f", path, "--reset"]).await.ok();
+    assert!(
+        reset.contains("no other filter waits for those that start"),
+        "{reset}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -122,8 +160,8 @@ async fn log_level_changes_in_all_processes_and_reverts() {
     }
     // What is asked later replaces it, and ends by itself.
     assert_eq!(
-        asked(&["debug", "--for", "1s"]).await,
-        "2 processes log by debug for 1s"
+        asked(&["debug", "--for", "5s"]).await,
+        "2 processes log by debug for 5s"
     );
     for process in &mut processes {
         process.says("logging as at the start again").await;
@@ -189,21 +227,26 @@ async fn what_drops_asks_where_somebody_can_answer() {
         db.value::<i64>("select count(*) from observer.dead_letter")
             .await
     };
-    let (code, said) = relayed(&db, "0", &drop, Some("y\n")).await;
-    assert_eq!((code, left().await), (Some(2), 1), "{said}");
-    assert!(
-        said.contains("1 dead letter would be dropped permanently. Nothing was done; add --yes"),
-        "{said}"
-    );
+    // Nobody sees the question without a terminal for errors.
+    for terminal in ["0", "80,input", "80,errors"] {
+        let (code, said) = relayed(&db, terminal, &drop, Some("y\n")).await;
+        assert_eq!((code, left().await), (Some(2), 1), "{terminal}: {said}");
+        assert!(
+            said.contains(
+                "1 dead letter would be dropped permanently. Nothing was done; add --yes"
+            ),
+            "{terminal}: {said}"
+        );
+    }
     for no in ["n\n", "\n", "yesterday\n"] {
-        let (code, said) = relayed(&db, "80,input", &drop, Some(no)).await;
+        let (code, said) = relayed(&db, "80,input,errors", &drop, Some(no)).await;
         assert_eq!((code, left().await), (Some(1), 1), "{no}: {said}");
         assert!(
             said.contains("Do it? [y/N]") && said.contains("nothing was done"),
             "{said}"
         );
     }
-    let (code, said) = relayed(&db, "80,input", &drop, Some("y\n")).await;
+    let (code, said) = relayed(&db, "80,input,errors", &drop, Some("y\n")).await;
     assert_eq!((code, left().await), (Some(0), 0), "{said}");
     assert!(said.contains("1 dropped"), "{said}");
 }

@@ -273,7 +273,12 @@ declare
     traceparent text := coalesce(
         case when current_setting('observer.traceparent', true) <> ''
             then observer.valid_traceparent(current_setting('observer.traceparent', true)) end,
-        case when strpos(current_query(), 'traceparent=') > 0 then observer.comment_traceparent(current_query()) end);
+        case
+            -- Of a long text one copy for each message, and not for each time that a trigger fires.
+            when current_setting('observer.long_message', true) <> '' then observer.long_message_traceparent()
+            when octet_length(current_query()) > 8192 then observer.long_message_traceparent()
+            when strpos(current_query(), 'traceparent=') > 0 then observer.comment_traceparent(current_query())
+        end);
     options json;
     visible text;
 begin
@@ -331,7 +336,12 @@ declare
     traceparent text := coalesce(
         case when current_setting('observer.traceparent', true) <> ''
             then observer.valid_traceparent(current_setting('observer.traceparent', true)) end,
-        case when strpos(current_query(), 'traceparent=') > 0 then observer.comment_traceparent(current_query()) end);
+        case
+            -- Of a long text one copy for each message, and not for each time that a trigger fires.
+            when current_setting('observer.long_message', true) <> '' then observer.long_message_traceparent()
+            when octet_length(current_query()) > 8192 then observer.long_message_traceparent()
+            when strpos(current_query(), 'traceparent=') > 0 then observer.comment_traceparent(current_query())
+        end);
     options json;
     visible text;
 begin

@@ -33,6 +33,27 @@ begin
 end
 $$;
 
+-- That of a long message of the client, which may have many statements and let triggers fire for each of its rows.
+-- It is looked for once and kept with the time of the message. Who sets this by hand misleads nobody but himself.
+create or replace function observer.long_message_traceparent() returns text
+language plpgsql volatile
+as $$
+declare
+    kept text := pg_catalog.current_setting('observer.long_message', true);
+    message text := pg_catalog.concat(pg_catalog.statement_timestamp(), ' ');
+    found text;
+begin
+    if pg_catalog.starts_with(kept, message) then
+        return observer.valid_traceparent(pg_catalog.substr(kept, pg_catalog.length(message) operator(pg_catalog.+) 1));
+    end if;
+    if pg_catalog.strpos(pg_catalog.current_query(), 'traceparent=') operator(pg_catalog.>) 0 then
+        found := observer.comment_traceparent(pg_catalog.current_query());
+    end if;
+    perform pg_catalog.set_config('observer.long_message', pg_catalog.concat(message, found), true);
+    return found;
+end
+$$;
+
 -- The context of the statement that runs.
 create or replace function observer.current_traceparent() returns text
 language plpgsql volatile
@@ -41,7 +62,11 @@ as $$
 begin
     return coalesce(
         observer.valid_traceparent(current_setting('observer.traceparent', true)),
-        case when strpos(current_query(), 'traceparent=') > 0 then observer.comment_traceparent(current_query()) end);
+        case
+            when current_setting('observer.long_message', true) <> '' then observer.long_message_traceparent()
+            when octet_length(current_query()) > 8192 then observer.long_message_traceparent()
+            when strpos(current_query(), 'traceparent=') > 0 then observer.comment_traceparent(current_query())
+        end);
 end
 $$;
 
@@ -53,9 +78,11 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     context text := observer.valid_traceparent(trace.traceparent);
+    before text := coalesce(current_setting('observer.traceparent', true), '');
 begin
     perform set_config('observer.traceparent', coalesce(context, ''), true);
-    if current_setting('wal_level') = 'logical' and not pg_is_in_recovery()
+    -- A message makes the transaction one that writes.
+    if before <> coalesce(context, '') and current_setting('wal_level') = 'logical' and not pg_is_in_recovery()
         and current_setting('transaction_read_only') = 'off'
         and exists (
             select from pg_replication_slots where plugin = 'pgoutput' and database = current_database()

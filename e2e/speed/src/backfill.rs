@@ -200,7 +200,7 @@ pub(crate) async fn backfill(
     let found = Backfilled {
         rows,
         per_second: real(rows) / took.as_secs_f64(),
-        updates: u64::from(beside.next - 1),
+        updates: u64::from(beside.next - alone.next),
         p50_ms: quantiles(500),
         p99_ms: quantiles(990),
         peak_mib: process.memory("VmHWM")?,

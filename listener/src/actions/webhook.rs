@@ -119,7 +119,7 @@ impl Webhook {
         let id = request_id(items);
         let timestamp = now.timestamp();
         let own = [
-            ("traceparent", Some(delivery.trace_context().to_string())),
+            ("traceparent", Some(delivery.trace_context(&id).to_string())),
             ("webhook-signature", self.signer.sign(&id, timestamp, &body)),
             ("webhook-timestamp", Some(timestamp.to_string())),
             ("webhook-id", Some(id)),

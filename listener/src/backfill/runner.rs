@@ -321,7 +321,7 @@ async fn look<'t>(
     };
     let tracked = sqlx::query(
         "select (options ->> 'key')::text[], options ->> 'tenant', observer.visible_columns($1, options),
-             coalesce((options ->> 'exclude')::text[], '{}')
+             case when options -> 'exclude' is null then '{}' else observer.excluded_columns($1, options) end
          from (select observer.options_of($1)) as o (options) where options is not null",
     )
     .bind(Oid(table.oid))

@@ -43,9 +43,12 @@ const CURRENT_SQL: &str = "
         from unnest($1::text[]::xid8[], $3::bigint[], $4::integer[], $5::text[], $6::text[], $7::text[])
             as r (xid, id, hash, entity, key, tenant)
         join page p on p.xid = r.xid
+    ), compared as materialized (
+        select distinct xid, entity from row
     ), unseen as materialized (
         select p.xid as page, c.operation, c.hash, c.entity, c.key, c.tenant, image.row
         from page p
+        join compared on compared.xid = p.xid
         cross join lateral (
             select c.operation, c.hash, c.entity, c.key, c.tenant, c.old, c.new from observer.change_log c
             where c.id > p.low_id and c.id <= coalesce(p.high_id, 9223372036854775807)
@@ -63,7 +66,7 @@ const CURRENT_SQL: &str = "
             select observer.key_of(i.image, p.row_columns) from (values (c.old), (c.new)) as i (image)
             where p.row_columns is not null and c.operation <> 't' and i.image is not null
         ) image
-        where c.operation not in ('r', 'c') and c.entity in (select r.entity from row r where r.xid = p.xid)
+        where c.operation not in ('r', 'c') and c.entity = compared.entity
     )
     select r.id, r.observer
     from row r

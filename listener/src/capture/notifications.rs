@@ -40,14 +40,16 @@ impl AppendNotifications {
     async fn listen(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
         let mut listener = PgListener::connect_with(pool).await?;
         listener.listen(CHANNEL).await?;
-        self.connected.store(true, Ordering::Relaxed);
-        loop {
-            // Before the first one: something may have been appended since the reader looked last.
+        // To itself, since behind some poolers none arrives.
+        sqlx::query("select pg_catalog.pg_notify($1, '')")
+            .bind(CHANNEL)
+            .execute(&mut listener)
+            .await?;
+        while listener.try_recv().await?.is_some() {
+            self.connected.store(true, Ordering::Relaxed);
             self.wake.notify_one();
-            if listener.try_recv().await?.is_none() {
-                return Ok(());
-            }
         }
+        Ok(())
     }
 
     /// Returns whether appended events are told of now.

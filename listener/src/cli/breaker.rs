@@ -1,5 +1,7 @@
 //! `breaker`: close circuit breakers in all processes of a listener.
 
+use std::time::Duration;
+
 use clap::{ArgGroup, Args, Subcommand};
 use observer_listener::coordination::process_commands::{
     self, Answers, BreakerScope, ProcessCommand,
@@ -8,6 +10,9 @@ use observer_listener::coordination::process_commands::{
 use super::output::{counted, say};
 use super::schema::open_database_of_listener;
 use super::{CliError, DatabaseArgs, identity, observer_of};
+
+/// How long the answers of the processes are waited for.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum BreakerCommand {
@@ -50,17 +55,24 @@ pub(super) async fn breaker(command: BreakerCommand) -> Result<(), CliError> {
         }
     }
     let (pool, listener) = open_database_of_listener(&database).await?;
+    // Without files nobody knows whether there is such an observer.
+    let may_be_unknown = database.bundle.is_none() && scope.observer.is_some();
     let asked = ProcessCommand::CloseBreakers(scope);
     let id = process_commands::ask(&pool, &listener, &asked).await?;
-    let answers = process_commands::answers(&pool, &listener, id).await?;
+    let answers = process_commands::answers(&pool, &listener, id, PATIENCE).await?;
     if answers.is_unheard() {
         return say!("no process of {listener} runs; circuit breakers are closed when one starts");
     }
-    say!(
-        "closed {} in {}",
-        counted(answers.closed(), "circuit breaker", "circuit breakers"),
-        processes(answers.answered.len())
-    )?;
+    let of = processes(answers.answered.len());
+    match answers.closed() {
+        0 if may_be_unknown => {
+            say!("no circuit breaker was open in {of}, or there is no such observer or action")?;
+        }
+        closed => {
+            let closed = counted(closed, "circuit breaker", "circuit breakers");
+            say!("closed {closed} in {of}")?;
+        }
+    }
     require_all(&answers)
 }
 

@@ -182,10 +182,10 @@ pub(super) async fn dead_letters(command: DeadLettersCommand) -> Result<(), CliE
         } => {
             let (pool, filter) = selection.open().await?;
             let missing = admin::missing(&pool, &filter).await?;
-            confirm_all(&pool, &filter, yes, "would be delivered again").await?;
+            let chosen = confirm_all(&pool, &filter, yes, "would be delivered again").await?;
             let count = match rate {
-                None => admin::redrive_selected(&pool, &filter).await?,
-                Some(rate) => redrive_at(&pool, &filter, rate).await?,
+                None => admin::redrive_up_to(&pool, &filter, chosen.up_to).await?,
+                Some(rate) => redrive_at(&pool, &filter, &chosen, rate).await?,
             };
             say!("{count} to redrive; {PICKUP_NOTE}")?;
             require_found(&missing)?;
@@ -193,8 +193,9 @@ pub(super) async fn dead_letters(command: DeadLettersCommand) -> Result<(), CliE
         DeadLettersCommand::Drop { selection, yes } => {
             let (pool, filter) = selection.open().await?;
             let missing = admin::missing(&pool, &filter).await?;
-            confirm_all(&pool, &filter, yes, "would be dropped permanently").await?;
-            say!("{} dropped", admin::drop_selected(&pool, &filter).await?)?;
+            let chosen = confirm_all(&pool, &filter, yes, "would be dropped permanently").await?;
+            let count = admin::drop_up_to(&pool, &filter, chosen.up_to).await?;
+            say!("{count} dropped")?;
             require_found(&missing)?;
         }
         DeadLettersCommand::Export { filter, database } => {
@@ -205,28 +206,36 @@ pub(super) async fn dead_letters(command: DeadLettersCommand) -> Result<(), CliE
     Ok(())
 }
 
-/// Asks for a confirmation of what is done to all that match; ids are confirmation enough.
+/// Dead letters that match before anybody is asked. What comes while somebody thinks about it is none of them.
+struct Chosen {
+    up_to: i64,
+    count: u64,
+}
+
+/// Asks for a confirmation of what is done to all that match now; ids are confirmation enough.
 async fn confirm_all(
     pool: &PgPool,
     filter: &DeadLetterFilter,
     yes: bool,
     effect: &str,
-) -> Result<(), CliError> {
-    if filter.ids.is_some() {
-        return Ok(());
+) -> Result<Chosen, CliError> {
+    let (up_to, count) = admin::newest_and_count(pool, filter).await?;
+    let count = count.unsigned_abs();
+    if filter.ids.is_none() {
+        let counted = counted(count, "dead letter", "dead letters");
+        confirm(yes, &format!("{counted} {effect}")).await?;
     }
-    let count = admin::count(pool, filter).await?.unsigned_abs();
-    let count = counted(count, "dead letter", "dead letters");
-    confirm(yes, &format!("{count} {effect}")).await
+    Ok(Chosen { up_to, count })
 }
 
-/// Redrives the dead letters that match now, at a rate. Those that fail again meanwhile are not redriven
-/// twice.
-async fn redrive_at(pool: &PgPool, filter: &DeadLetterFilter, rate: u32) -> Result<u64, CliError> {
-    let up_to = admin::newest(pool, filter).await?;
-    let all = admin::count(pool, filter).await?;
-    let all = u64::try_from(all).ok();
-    let progress = Progress::new(("dead letter", "dead letters"), all);
+/// Redrives dead letters at a rate. Those that fail again meanwhile are not redriven twice.
+async fn redrive_at(
+    pool: &PgPool,
+    filter: &DeadLetterFilter,
+    chosen: &Chosen,
+    rate: u32,
+) -> Result<u64, CliError> {
+    let progress = Progress::new(("dead letter", "dead letters"), Some(chosen.count));
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut count, mut due, mut after) = (0, 0.0, admin::RedriveCursor::default());
@@ -241,7 +250,8 @@ async fn redrive_at(pool: &PgPool, filter: &DeadLetterFilter, rate: u32) -> Resu
         }
         #[allow(clippy::cast_possible_truncation, reason = "at most the rate")]
         let most = whole as i64;
-        let (requested, cursor) = admin::redrive_some(pool, filter, (after, up_to), most).await?;
+        let (requested, cursor) =
+            admin::redrive_some(pool, filter, (after, chosen.up_to), most).await?;
         count += requested;
         progress.show(count, "");
         match cursor {

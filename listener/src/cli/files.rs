@@ -22,6 +22,7 @@ pub(super) async fn load(args: &FileArgs) -> Result<Loaded, CliError> {
 pub(super) async fn try_load(args: &FileArgs) -> Result<Result<Loaded, Diagnostics>, CliError> {
     match &args.bundle.bundle {
         Some(bundle) if args.is_bundle() => {
+            args.require_none_of_files()?;
             let namespace = args.bundle.namespace.as_deref();
             let text = cluster::read_bundle(namespace, bundle).await?;
             let path = BUNDLE_KEY.to_owned();

@@ -159,7 +159,9 @@ pub(super) async fn jobs(command: JobsCommand) -> Result<(), CliError> {
             if filter.ids.is_none() {
                 let (_, count) = queue.list(&filter, 1).await?;
                 let count = counted(count, "job", "jobs");
-                confirm(yes, &format!("{count} would be cancelled permanently")).await?;
+                let effect =
+                    format!("{count}, and those that come by then, would be cancelled permanently");
+                confirm(yes, &effect).await?;
             }
             say!("{} cancelled", queue.cancel(&filter).await?)?;
             require_found(&missing)?;

@@ -8,7 +8,7 @@ use crds::duration::HumanDuration;
 use observer_listener::coordination::process_commands::{self, ProcessCommand};
 use program::logs;
 
-use super::breaker::{processes, require_all};
+use super::breaker::{PATIENCE, processes, require_all};
 use super::output::say;
 use super::schema::open_database_of_listener;
 use super::{CliError, DatabaseArgs};
@@ -53,9 +53,14 @@ pub(super) async fn log_level(args: LogLevelArgs) -> Result<(), CliError> {
         Some(filter) => format!("by {filter} for {time}"),
         None => "as at the start again".to_owned(),
     };
+    // A filter also holds for processes that start before it ends.
+    let later = match &args.filter {
+        Some(_) => format!("those that start until then log {done}"),
+        None => "no other filter waits for those that start".to_owned(),
+    };
     let asked = ProcessCommand::LogFilter(args.filter.map(|filter| (filter, args.time)));
     let id = process_commands::ask(&pool, &listener, &asked).await?;
-    let answers = process_commands::answers(&pool, &listener, id).await?;
+    let answers = process_commands::answers(&pool, &listener, id, PATIENCE).await?;
     for (process, error) in answers.failures() {
         logs::say(&format!("{process}: {error}\n"));
     }
@@ -63,7 +68,7 @@ pub(super) async fn log_level(args: LogLevelArgs) -> Result<(), CliError> {
         return Err(anyhow::anyhow!("not all processes log {done}").into());
     }
     if answers.is_unheard() {
-        return say!("no process of {listener} runs now; those that start until then log {done}");
+        return say!("no process of {listener} runs now; {later}");
     }
     say!("{} log {done}", processes(answers.answered.len()))?;
     require_all(&answers)

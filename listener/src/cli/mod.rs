@@ -151,6 +151,21 @@ impl FileArgs {
     const fn is_bundle(&self) -> bool {
         self.files.is_empty() && self.bundle.bundle.is_some()
     }
+
+    /// Fails if options of files are given with a bundle, which has one listener and its secrets.
+    fn require_none_of_files(&self) -> Result<(), CliError> {
+        let given = [
+            ("--listener", self.listener.is_some()),
+            ("--secrets-dir", self.secrets_dir.is_some()),
+        ];
+        match given.iter().find(|(_, is_given)| *is_given) {
+            Some((option, _)) => Err(CliError::Config(format!(
+                "{option} cannot be used with a bundle (--bundle or OBSERVER_BUNDLE), which has one listener and its \
+                 secrets"
+            ))),
+            None => Ok(()),
+        }
+    }
 }
 
 /// The Secret with a listener's bundle, which its pods run from: in a pod the pod's own, by its environment.
@@ -158,7 +173,7 @@ impl FileArgs {
 struct BundleArgs {
     /// Secret with the key `bundle.yaml` to read in a cluster, instead of files; the pods of a listener name
     /// their own
-    #[arg(long, value_name = "NAME", env = "OBSERVER_BUNDLE", conflicts_with_all = ["listener", "secrets_dir"])]
+    #[arg(long, value_name = "NAME", env = "OBSERVER_BUNDLE")]
     bundle: Option<String>,
     /// Namespace of the Secret
     #[arg(long, value_name = "NAME", env = POD_NAMESPACE)]

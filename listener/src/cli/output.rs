@@ -46,7 +46,8 @@ pub(super) async fn confirm(yes: bool, effect: &str) -> Result<(), CliError> {
         logs::say(&format!("{effect}\n"));
         return Ok(());
     }
-    if !terminal().input {
+    // A question that nobody sees is none.
+    if !terminal().input || !terminal().errors {
         return Err(CliError::Config(format!(
             "{effect}. Nothing was done; add --yes to do it"
         )));

@@ -65,6 +65,9 @@ struct PodArgs {
 pub(super) async fn run(args: RunArgs, worker_mode: WorkerMode) -> Result<(), CliError> {
     let listen = address("--listen", &args.listen, "127.0.0.1:9464")?;
     let api_listen = address("--api-listen", &args.api_listen, "127.0.0.1:9465")?;
+    if args.files.is_bundle() {
+        args.files.require_none_of_files()?;
+    }
     if let Some(bundle) = args.files.bundle.bundle {
         let Some(listener) = args.pod.name else {
             return Err(CliError::Config(

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::{BufRead, IsTerminal};
 use std::str::FromStr;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use program::logs;
 use tokio::sync::{Mutex, mpsc};
@@ -155,6 +156,8 @@ pub(super) struct Progress {
     noun: (&'static str, &'static str),
     all: Option<u64>,
     is_shown: bool,
+    /// Whether there is a line to end.
+    has_line: AtomicBool,
 }
 
 impl Progress {
@@ -164,12 +167,14 @@ impl Progress {
             noun,
             all: all.filter(|all| *all > 0),
             is_shown: terminal().errors,
+            has_line: AtomicBool::new(false),
         }
     }
 
     /// Shows how many are done; `about` says more.
     pub(super) fn show(&self, done: u64, about: &str) {
         if self.is_shown {
+            self.has_line.store(true, Ordering::Relaxed);
             logs::say(&format!("\r{}{about}\x1b[K", self.text(done)));
         }
     }
@@ -188,7 +193,7 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if self.is_shown {
+        if self.has_line.load(Ordering::Relaxed) {
             logs::say("\n");
         }
     }
@@ -228,6 +233,7 @@ mod tests {
             noun: ("event", "events"),
             all,
             is_shown: false,
+            has_line: AtomicBool::new(false),
         };
         assert_eq!(
             of(Some(200)).text(50),

@@ -35,8 +35,8 @@ const MAX_ROWS: i64 = 100;
 /// How long after it was asked a process still closes circuit breakers.
 const BREAKERS_FOR: Duration = Duration::from_mins(1);
 
-/// How long answers are waited for.
-pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long after it was asked a process still takes notice of a filter that is over by then.
+const FILTERS_FOR: Duration = Duration::from_mins(1);
 
 /// Interval of looks for answers.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -111,9 +111,14 @@ pub async fn ask(
     Ok(id)
 }
 
-/// Waits until all processes that send heartbeats have answered, at most [`ANSWER_TIMEOUT`].
-pub async fn answers(pool: &PgPool, listener: &str, id: i64) -> Result<Answers, sqlx::Error> {
-    let deadline = Instant::now() + ANSWER_TIMEOUT;
+/// Waits until all processes that send heartbeats have answered, at most for this time.
+pub async fn answers(
+    pool: &PgPool,
+    listener: &str,
+    id: i64,
+    most: Duration,
+) -> Result<Answers, sqlx::Error> {
+    let deadline = Instant::now() + most;
     loop {
         let members = heartbeat::members(pool, listener).await?;
         let answers: Option<Json<BTreeMap<String, Value>>> =
@@ -161,20 +166,29 @@ struct ReadCommand {
     command: ProcessCommand,
 }
 
-/// Reads the commands after this number that are not over.
+/// Reads the commands after this number that concern a process: to close circuit breakers once and not too late,
+/// and to log by a filter also where it is over but newly asked for, since it has replaced the one before.
 async fn read_after(
     pool: &PgPool,
     listener: &str,
+    member: &str,
     last: i64,
 ) -> Result<Vec<ReadCommand>, sqlx::Error> {
     let rows = sqlx::query(
         "select id, kind, observer, action, filter,
                 extract(epoch from expires_at - clock_timestamp())::float8
          from observer.process_command
-         where listener = $1 and id > $2 and expires_at > clock_timestamp() order by id limit $3",
+         where listener = $1 and id > $2
+             and case kind
+                     when 'closeBreakers' then expires_at > clock_timestamp() and not answers ? $3
+                     else greatest(expires_at, created_at + make_interval(secs => $4)) > clock_timestamp()
+                 end
+         order by id limit $5",
     )
     .bind(listener)
     .bind(last)
+    .bind(member)
+    .bind(FILTERS_FOR.as_secs_f64())
     .bind(MAX_ROWS)
     .fetch_all(pool)
     .await?;
@@ -190,6 +204,8 @@ fn command(row: &PgRow) -> Result<ReadCommand, sqlx::Error> {
     } else {
         let filter: Option<String> = row.try_get(4)?;
         let left = Duration::try_from_secs_f64(row.try_get(5)?).unwrap_or_default();
+        // What is over by now is the end of what was asked before.
+        let filter = filter.filter(|_| !left.is_zero());
         ProcessCommand::LogFilter(filter.map(|filter| (filter, left)))
     };
     let id = row.try_get(0)?;
@@ -230,8 +246,8 @@ impl CommandFollower {
                     continue;
                 }
             }
-            let read = timeout(TIMEOUT, read_after(&self.pool, &self.listener, last)).await;
-            let commands = match read {
+            let read = read_after(&self.pool, &self.listener, &self.member, last);
+            let commands = match timeout(TIMEOUT, read).await {
                 Ok(Ok(commands)) => commands,
                 // The session reports what is wrong with the database.
                 Ok(Err(error)) => {

@@ -177,10 +177,15 @@ pub async fn page(
     rows.iter().map(decode_detail).collect()
 }
 
-/// Returns the highest id that matches a filter; 0 if there is none.
-pub async fn newest(pool: &PgPool, filter: &DeadLetterFilter) -> Result<i64, sqlx::Error> {
-    let sql = format!("select coalesce(max(id), 0) from observer.dead_letter where {MATCHES}");
-    bind(&sql, filter).fetch_one(pool).await?.try_get(0)
+/// Returns the highest id that matches a filter, 0 if there is none, and how many match.
+pub async fn newest_and_count(
+    pool: &PgPool,
+    filter: &DeadLetterFilter,
+) -> Result<(i64, i64), sqlx::Error> {
+    let sql =
+        format!("select coalesce(max(id), 0), count(*) from observer.dead_letter where {MATCHES}");
+    let row = bind(&sql, filter).fetch_one(pool).await?;
+    Ok((row.try_get(0)?, row.try_get(1)?))
 }
 
 /// Position of a redrive in parts, in the order of the change log.
@@ -233,17 +238,37 @@ pub async fn redrive_selected(
     pool: &PgPool,
     filter: &DeadLetterFilter,
 ) -> Result<u64, sqlx::Error> {
+    redrive_up_to(pool, filter, i64::MAX).await
+}
+
+/// Requests the redrive of all matches without an id above `up_to`. Returns how many had none requested yet.
+pub async fn redrive_up_to(
+    pool: &PgPool,
+    filter: &DeadLetterFilter,
+    up_to: i64,
+) -> Result<u64, sqlx::Error> {
     let sql = format!(
         "update observer.dead_letter set redrive_requested_at = clock_timestamp()
-         where redrive_requested_at is null and {MATCHES}"
+         where redrive_requested_at is null and {MATCHES} and id <= $11"
     );
-    Ok(bind(&sql, filter).execute(pool).await?.rows_affected())
+    let query = bind(&sql, filter).bind(up_to);
+    Ok(query.execute(pool).await?.rows_affected())
 }
 
 /// Deletes all matches. Returns how many.
 pub async fn drop_selected(pool: &PgPool, filter: &DeadLetterFilter) -> Result<u64, sqlx::Error> {
-    let sql = format!("delete from observer.dead_letter where {MATCHES}");
-    Ok(bind(&sql, filter).execute(pool).await?.rows_affected())
+    drop_up_to(pool, filter, i64::MAX).await
+}
+
+/// Deletes all matches without an id above `up_to`. Returns how many.
+pub async fn drop_up_to(
+    pool: &PgPool,
+    filter: &DeadLetterFilter,
+    up_to: i64,
+) -> Result<u64, sqlx::Error> {
+    let sql = format!("delete from observer.dead_letter where {MATCHES} and id <= $11");
+    let query = bind(&sql, filter).bind(up_to);
+    Ok(query.execute(pool).await?.rows_affected())
 }
 
 /// Binds the values of a filter. Statements consist of constants only.

@@ -89,11 +89,11 @@ impl Delivery {
     }
 
     /// Returns the trace context for a receiver that is always given one: one trace for each event, one span
-    /// for each attempt.
+    /// for each attempt. `id` is the delivery's.
     #[must_use]
-    pub fn trace_context(&self) -> TraceContext {
+    pub fn trace_context(&self, id: &str) -> TraceContext {
         self.given_trace().unwrap_or_else(|| {
-            let span = derived_span(&format!("{}\n{}", self.id(), self.attempt));
+            let span = derived_span(&format!("{id}\n{}", self.attempt));
             let is_sampled = matches!(self.trace, AttemptTrace::Off);
             TraceContext::new(trace_of(&self.event.id, None), span, is_sampled)
         })

@@ -232,7 +232,7 @@ impl Lookup {
             name: Cow::Owned(format!("lookup {}", self.name)),
             kind: SpanKind::Client,
             attributes,
-            error: failure.map(|failure| failure.message.clone()),
+            error: failure.map(|failure| failure.kind.as_str().to_owned()),
         });
     }
 

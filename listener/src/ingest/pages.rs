@@ -146,6 +146,11 @@ const WHOLE_IMAGES: &str = "
         where m.relreplident <> 'f' and m.relkind = 'r'
           and m.oid in (select $1::oid union select relid from pg_partition_tree($1)))";
 
+async fn has_whole_images(by: &mut PgConnection, oid: u32) -> Result<bool, sqlx::Error> {
+    let whole = sqlx::query_scalar(WHOLE_IMAGES).bind(Oid(oid));
+    whole.fetch_one(by).await
+}
+
 /// Transactions that the session before this one may have read and that snapshots do not see yet: a commit is sent
 /// when it is on the disk, and seen when the standbys have it that it waits for.
 #[derive(Debug)]
@@ -341,7 +346,10 @@ impl PageReader {
         (pool, most): (&PgPool, u32),
     ) -> Result<Option<Page>, PageError> {
         let mut tx = begin_read(pool, "read only").await?;
-        if !table.table.is_current(&mut tx).await? {
+        // A partition may have been attached that has other images.
+        let is_whole =
+            table.row_columns.is_none() || has_whole_images(&mut tx, table.table.oid).await?;
+        if !is_whole || !table.table.is_current(&mut tx).await? {
             return Ok(None);
         }
         if !table.table.has_key(claimed.key_columns.as_ref()) {
@@ -440,8 +448,7 @@ impl PageReader {
                     column: hidden.clone(),
                 });
             }
-            let whole = sqlx::query_scalar(WHOLE_IMAGES).bind(Oid(table.oid));
-            if !whole.fetch_one(&mut *tx).await? {
+            if !has_whole_images(tx, table.oid).await? {
                 return Err(PageError::PartialImages(name.to_owned()));
             }
         }

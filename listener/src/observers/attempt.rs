@@ -127,6 +127,7 @@ fn end_span(
         name: action.name.clone(),
         kind: action.kind.clone(),
         attributes,
-        error: failure.map(|failure| failure.message.clone()),
+        // Messages may hold what a receiver answered, and with it values of rows.
+        error: failure.map(|failure| failure.kind.as_str().to_owned()),
     });
 }

@@ -9,9 +9,11 @@
 //! harm when that fails, such as a pod that was paused, is what the epochs of the checkpoints are for.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, Config};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::bundle_source::{self, BundleSource};
@@ -21,6 +23,9 @@ pub use super::drop_listener::{
 use super::error::RunError;
 use super::supervisor::{self, ProcessOptions};
 use crate::coordination::membership::MemberIdentity;
+
+/// How long the API server may take to send a bundle.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Identity of a pod, and what it is to run.
 #[derive(Clone, Debug)]
@@ -67,7 +72,7 @@ pub enum ReadBundleError {
     /// There is no API server to reach.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
-    /// The API server rejects the request, or does not answer.
+    /// The API server rejects the request, or cannot be reached.
     #[error("cannot read the Secret {name} of namespace {namespace}: {}", api_error(.source))]
     Api {
         /// Name of the Secret.
@@ -76,6 +81,17 @@ pub enum ReadBundleError {
         namespace: String,
         /// What the client says.
         source: Box<kube::Error>,
+    },
+    /// The API server does not answer in time.
+    #[error(
+        "cannot read the Secret {name} of namespace {namespace}: the API server has not answered within {} s",
+        READ_TIMEOUT.as_secs()
+    )]
+    TimedOut {
+        /// Name of the Secret.
+        name: String,
+        /// Its namespace.
+        namespace: String,
     },
     /// It is not there, or holds no bundle.
     #[error("{0}")]
@@ -96,9 +112,12 @@ pub async fn read_bundle(namespace: Option<&str>, name: &str) -> Result<String, 
     let client = client().await.map_err(ClusterError::NoCluster)?;
     let namespace = namespace.unwrap_or_else(|| client.default_namespace());
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    let secret = secrets
-        .get_opt(name)
+    let secret = timeout(READ_TIMEOUT, secrets.get_opt(name))
         .await
+        .map_err(|_| ReadBundleError::TimedOut {
+            name: name.to_owned(),
+            namespace: namespace.to_owned(),
+        })?
         .map_err(|source| ReadBundleError::Api {
             name: name.to_owned(),
             namespace: namespace.to_owned(),

@@ -1,5 +1,6 @@
 //! Connections of this process to the listener's database, counted whenever metrics are scraped.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use prometheus::core::{Collector, Desc};
@@ -9,29 +10,32 @@ use sqlx::PgPool;
 
 use crate::sync::lock;
 
-/// Pools that are counted, by number.
-type Pools = Arc<Mutex<Vec<(&'static str, PgPool)>>>;
+/// Pools that are counted.
+#[derive(Debug, Default)]
+struct Pools {
+    /// Number of the next one.
+    next: u64,
+    by_number: BTreeMap<u64, (&'static str, PgPool)>,
+}
 
 /// Collector of the connections of pools.
 #[derive(Clone, Debug)]
 pub struct PoolMetrics {
     connections: IntGaugeVec,
-    pools: Pools,
+    pools: Arc<Mutex<Pools>>,
 }
 
 /// Registration of a pool, which ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct WatchedPool {
-    name: &'static str,
-    pools: Pools,
+    number: u64,
+    pools: Arc<Mutex<Pools>>,
 }
 
 impl Drop for WatchedPool {
     fn drop(&mut self) {
-        let mut pools = lock(&self.pools);
-        if let Some(at) = pools.iter().position(|(name, _)| *name == self.name) {
-            pools.remove(at);
-        }
+        // Others may have the same name, as where a session follows another.
+        lock(&self.pools).by_number.remove(&self.number);
     }
 }
 
@@ -49,9 +53,12 @@ impl PoolMetrics {
 
     /// Counts the connections of a pool until the registration is dropped.
     pub(crate) fn watch(&self, name: &'static str, pool: &PgPool) -> WatchedPool {
-        lock(&self.pools).push((name, pool.clone()));
+        let mut pools = lock(&self.pools);
+        let number = pools.next;
+        pools.next += 1;
+        pools.by_number.insert(number, (name, pool.clone()));
         WatchedPool {
-            name,
+            number,
             pools: Arc::clone(&self.pools),
         }
     }
@@ -65,7 +72,7 @@ impl Collector for PoolMetrics {
     fn collect(&self) -> Vec<MetricFamily> {
         let pools = lock(&self.pools);
         self.connections.reset();
-        for (name, pool) in &*pools {
+        for (name, pool) in pools.by_number.values() {
             let (size, idle) = (pool.size(), pool.num_idle());
             let size = i64::from(size);
             let idle = i64::try_from(idle).unwrap_or(i64::MAX).min(size);

@@ -337,6 +337,19 @@ async fn nobody_comes_in_without_the_token_and_mistakes_are_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn circuit_breakers_of_nobody_are_not_reset() {
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let (_db, process, api) = refused(&sink).await;
+    let nobody = json!({"observer": "default/nobody"});
+    let (status, detail) = api
+        .fails(Method::POST, "/breakers/reset", Some(nobody))
+        .await;
+    assert_eq!(status, 404, "{detail}");
+    assert!(detail.contains("no observer default/nobody"), "{detail}");
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn api_has_a_port_of_its_own_while_the_listener_has_one() {
     let db = database().await;
     let api = "  api: {tokens: [{name: a, token: {value: a-token-of-many-letters}, role: Read}]}\n";

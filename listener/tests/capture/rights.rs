@@ -58,6 +58,7 @@ async fn no_function_is_executable_by_all_but_those_that_only_compute() {
             "identity_of",
             "kept_exclusions",
             "key_of",
+            "long_message_traceparent",
             "make_triggers",
             "options_of",
             "primary_key",

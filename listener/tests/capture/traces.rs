@@ -237,6 +237,51 @@ async fn long_statement_has_its_trace() {
 }
 
 #[tokio::test]
+async fn long_message_of_many_statements_has_its_trace() {
+    let db = support::database().await;
+    db.run(TABLES).await;
+    let text = "x".repeat(100);
+    let message = |from: u32, tail: &str| {
+        let statements =
+            (from..from + 200).map(|n| format!("insert into one values ({n}, '{text}');"));
+        format!("{}{tail}", statements.collect::<String>())
+    };
+    let comment = format!("/*traceparent='{TRACE}'*/");
+    let mut tx = db.pool.begin().await.unwrap();
+    for (from, tail) in [(0, ""), (1000, &*comment), (2000, "/*none*/")] {
+        tx.execute(AssertSqlSafe(message(from, tail)))
+            .await
+            .unwrap();
+    }
+    // What is kept of a long one says nothing of a short one.
+    let short = format!("insert into one values (3000, 'a') /*traceparent='{OTHER}'*/");
+    tx.execute(AssertSqlSafe(short)).await.unwrap();
+    tx.commit().await.unwrap();
+    let found: Vec<(Option<String>, i64)> = sqlx::query_as(
+        "select traceparent, count(*) from observer.change_log group by 1 order by 2, 1 nulls first",
+    )
+    .fetch_all(&db.pool)
+    .await
+    .unwrap();
+    let expected = [(Some(OTHER), 1), (Some(TRACE), 200), (None, 400)];
+    assert_eq!(
+        found,
+        expected.map(|(trace, count)| (trace.map(str::to_owned), count))
+    );
+    // Whatever else stands in the setting is no trace.
+    db.run(&format!(
+        "begin; set local observer.long_message = 'hostile'; insert into one values (4000, 'a') {comment}; commit"
+    ))
+    .await;
+    db.run("insert into one values (4001, 'a')").await;
+    assert_eq!(
+        db.value::<i64>("select count(*) from observer.change_log")
+            .await,
+        603
+    );
+}
+
+#[tokio::test]
 async fn reader_and_role_without_rights_are_no_obstacle() {
     let db = support::database().await;
     db.run(TABLES).await;

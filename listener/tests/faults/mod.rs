@@ -20,7 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::support::listener::{Config, Process};
 use crate::support::probe::{free_address, get};
 use crate::support::rows::{all_told, change_rows, make_rows, rows_to};
-use crate::support::{TestDb, database, eventually, eventually_or};
+use crate::support::{TestDb, database, eventually, while_progressing_or};
 
 /// From one change of all rows to the next, while there is a load.
 const LOAD_INTERVAL: Duration = Duration::from_millis(250);
@@ -82,16 +82,31 @@ fn expected(fault: &str) -> Expected {
     }
 }
 
+/// Alerts that are pending or fire: name, state, and since when.
+type Alerts = BTreeSet<[String; 3]>;
+
+fn fires(alerts: &Alerts, alert: &str) -> bool {
+    let mut alerts = alerts.iter();
+    alerts.any(|[name, state, _]| name == alert && state == "firing")
+}
+
 /// A Prometheus that reads the processes of a test.
 struct Watch {
     prometheus: Prometheus,
     /// Where the processes are to listen.
     addresses: Vec<String>,
+    /// How many times faster the clock of its rules goes.
+    faster: u32,
 }
 
 impl Watch {
     /// Starts it, for so many processes.
     async fn start(processes: usize) -> Self {
+        Self::start_at(processes, rules::FASTER).await
+    }
+
+    /// Starts it with rules by a clock that goes so many times faster.
+    async fn start_at(processes: usize, faster: u32) -> Self {
         let addresses: Vec<String> = (0..processes).map(|_| free_address()).collect();
         let labels = [
             ("namespace", "default"),
@@ -99,8 +114,9 @@ impl Watch {
             ("app_kubernetes_io_instance", "test"),
         ];
         Self {
-            prometheus: Prometheus::start(&addresses, &labels, &rules::alerts()).await,
+            prometheus: Prometheus::start(&addresses, &labels, &rules::alerts(faster)).await,
             addresses,
+            faster,
         }
     }
 
@@ -134,31 +150,41 @@ impl Watch {
             .collect()
     }
 
-    /// Names of the alerts that fire.
-    async fn firing(&self) -> BTreeSet<String> {
+    /// The alerts that are pending or fire.
+    async fn alerts(&self) -> Alerts {
         let Some(data) = self.ask("alerts", &[]).await else {
-            return BTreeSet::new();
+            return Alerts::new();
         };
         let alerts = data["alerts"].as_array().unwrap().iter();
-        let firing = alerts.filter(|alert| alert["state"] == "firing");
-        firing
-            .map(|alert| alert["labels"]["alertname"].as_str().unwrap().to_owned())
-            .collect()
+        let told = alerts.map(|alert| {
+            let name = &alert["labels"]["alertname"];
+            [name, &alert["state"], &alert["activeAt"]]
+                .map(|text| text.as_str().unwrap().to_owned())
+        });
+        told.collect()
+    }
+
+    /// What it reads and finds, for a test that waits in vain.
+    async fn found(&self) -> String {
+        let (up, alerts) = (self.values("up").await, self.alerts().await);
+        let said = self.prometheus.said();
+        format!("processes are up: {up:?}, alerts: {alerts:?}, it says:\n{said}")
     }
 
     /// Waits until Prometheus has read all processes.
     async fn reads_all(&self) {
-        let query = "count(up == 1) or vector(0)";
-        let all = f64::from(u32::try_from(self.addresses.len()).unwrap());
-        eventually_or(
-            async || (self.values(query).await == [all]).then_some(()),
-            async || {
-                format!(
-                    "Prometheus reads {all} processes: {:?}",
-                    self.values("up").await
-                )
-            },
-        )
+        let look = async || {
+            let up = self.values("up").await;
+            let read = up.iter().filter(|up| **up > 0.0).count();
+            if read == self.addresses.len() {
+                Ok(())
+            } else {
+                Err(read)
+            }
+        };
+        while_progressing_or(look, async || {
+            format!("Prometheus reads all processes; {}", self.found().await)
+        })
         .await;
     }
 
@@ -167,12 +193,20 @@ impl Watch {
     async fn tells(&self, fault: &str, process: Option<&mut Process>) -> Firing<'_> {
         let expected = expected(fault);
         let alert = expected.alert.clone();
-        eventually_or(
-            async || self.firing().await.contains(&alert).then_some(()),
-            async || format!("{alert} fires; these do: {:?}", self.firing().await),
-        )
+        // That an alert is pending, this one or another, is progress.
+        let look = async || {
+            let alerts = self.alerts().await;
+            if fires(&alerts, &alert) {
+                Ok(())
+            } else {
+                Err(alerts)
+            }
+        };
+        while_progressing_or(look, async || {
+            format!("{alert} fires; {}", self.found().await)
+        })
         .await;
-        let queries = rules::panel(&expected.panel);
+        let queries = rules::panel(&expected.panel, self.faster);
         eventually(
             &format!("panel {} shows {fault}", expected.panel),
             async || {
@@ -215,8 +249,17 @@ struct Firing<'a> {
 impl Firing<'_> {
     /// Waits until it does not any more.
     async fn ends(self) {
-        eventually(&format!("{} ends", self.alert), async || {
-            (!self.watch.firing().await.contains(&self.alert)).then_some(())
+        let Self { watch, alert } = self;
+        let look = async || {
+            let alerts = watch.alerts().await;
+            if fires(&alerts, &alert) {
+                Err(alerts)
+            } else {
+                Ok(())
+            }
+        };
+        while_progressing_or(look, async || {
+            format!("{alert} ends; {}", watch.found().await)
         })
         .await;
     }

@@ -33,6 +33,7 @@ impl Prometheus {
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).into()))
             .collect();
+        // A busy machine may take its time to answer; no longer timeout goes with this interval.
         let config = serde_json::json!({
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
             "rule_files": ["rules.yaml"],

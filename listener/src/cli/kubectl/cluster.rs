@@ -18,7 +18,7 @@ use crate::cli::CliError;
 /// How long the API server may take to accept a connection, and to answer.
 const TIMEOUTS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(30));
 
-/// Most objects of a kind that are listed.
+/// Most objects of a kind that are listed at once.
 const MAX_LISTED: u32 = 1000;
 
 /// Label with the name of a listener.
@@ -94,38 +94,43 @@ impl Cluster {
         } else {
             self.api()
         };
-        let listed = answer(api.list(&ListParams::default().limit(MAX_LISTED))).await?;
-        Ok(listed.items)
+        let (mut listed, mut part) = (Vec::new(), ListParams::default().limit(MAX_LISTED));
+        loop {
+            let page = answer(api.list(&part)).await?;
+            listed.extend(page.items);
+            match page.metadata.continue_ {
+                Some(next) if !next.is_empty() => part = part.continue_token(&next),
+                _ => return Ok(listed),
+            }
+        }
     }
 
-    /// Returns the pod of a listener that a command runs in: one that is ready, or where that does not matter
-    /// one that runs. Without a name, of the only listener.
-    pub(super) async fn pod(
-        &self,
-        named: Option<&str>,
-        must_be_ready: bool,
-    ) -> Result<Pod, CliError> {
+    /// Returns the pod of a listener that a command runs in, which is ready. Without a name, of the only
+    /// listener.
+    pub(super) async fn pod(&self, named: Option<&str>) -> Result<Pod, CliError> {
         let name = match named {
             Some(name) => name.to_owned(),
             None => self.only_listener().await?,
         };
         let labels = format!("app.kubernetes.io/name=observer-listener,{INSTANCE}={name}");
         let chosen = ListParams::default().labels(&labels).limit(MAX_LISTED);
-        let pods = answer(self.api::<Pod>().list(&chosen)).await?.items;
-        let (count, mut pods): (usize, Vec<Pod>) = (pods.len(), alive(pods));
+        let mut pods = answer(self.api::<Pod>().list(&chosen)).await?.items;
+        pods.retain(|pod| is_of_deployment(pod, &name));
+        let count = pods.len();
         // Always the same one, so that what is said of a process can be found again.
-        pods.sort_by_key(|pod| (!is_ready(pod), pod.name_any()));
-        match pods.into_iter().next() {
-            Some(pod) if is_ready(&pod) || !must_be_ready => return Ok(pod),
-            _ if count == 0 => {}
-            _ => {
-                return Err(anyhow::anyhow!(
-                    "none of the {count} pods of listener {name} is ready; `kubectl observers status` and \
-                     `kubectl describe observerlistener {name} --namespace {}` say why",
-                    self.namespace
-                )
-                .into());
-            }
+        let ready = pods
+            .into_iter()
+            .filter(|pod| is_alive(pod) && is_ready(pod));
+        if let Some(pod) = ready.min_by_key(ResourceExt::name_any) {
+            return Ok(pod);
+        }
+        if count > 0 {
+            return Err(anyhow::anyhow!(
+                "none of the {count} pods of listener {name} is ready; `kubectl observers status` and \
+                 `kubectl describe observerlistener {name} --namespace {}` say why",
+                self.namespace
+            )
+            .into());
         }
         let known: Vec<String> = self
             .listeners(false)
@@ -172,16 +177,23 @@ impl Cluster {
     }
 }
 
-/// Returns the pods that run and are not about to end.
-fn alive(pods: Vec<Pod>) -> Vec<Pod> {
-    let runs = |pod: &Pod| {
-        let phase = pod
-            .status
-            .as_ref()
-            .and_then(|status| status.phase.as_deref());
-        pod.metadata.deletion_timestamp.is_none() && phase == Some("Running")
-    };
-    pods.into_iter().filter(runs).collect()
+/// Returns whether a pod says that it belongs to the Deployment of a listener. That is no proof, as whoever creates
+/// a pod may write that too; it only keeps out pods that have the labels and nothing else.
+fn is_of_deployment(pod: &Pod, listener: &str) -> bool {
+    let deployment = format!("{listener}-listener-");
+    pod.owner_references().iter().any(|owner| {
+        let is_controller = owner.controller == Some(true) && owner.kind == "ReplicaSet";
+        // What follows is a hash, and no more of the name of another Deployment.
+        let hash = owner.name.strip_prefix(&deployment);
+        is_controller && hash.is_some_and(|hash| !hash.is_empty() && !hash.contains('-'))
+    })
+}
+
+/// Returns whether a pod runs and is not about to end.
+fn is_alive(pod: &Pod) -> bool {
+    let status = pod.status.as_ref();
+    let phase = status.and_then(|status| status.phase.as_deref());
+    pod.metadata.deletion_timestamp.is_none() && phase == Some("Running")
 }
 
 fn is_ready(pod: &Pod) -> bool {
@@ -225,4 +237,38 @@ pub(super) fn failure(error: &kube::Error) -> CliError {
         }
     }
     .into()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_pod_belongs_to_the_deployment_of_its_listener() {
+        let owned = |owner: serde_json::Value| {
+            let pod = json!({"metadata": {"name": "a", "ownerReferences": [owner]}});
+            is_of_deployment(&serde_json::from_value(pod).unwrap(), "shop")
+        };
+        let by = |kind: &str, name: &str, controller: bool| {
+            owned(
+                json!({"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": "1", "controller": controller}),
+            )
+        };
+        assert!(by("ReplicaSet", "shop-listener-5d9c7b", true));
+        for (kind, name, controller) in [
+            ("ReplicaSet", "shop-listener-5d9c7b", false),
+            ("Job", "shop-listener-5d9c7b", true),
+            ("ReplicaSet", "shop-listener-", true),
+            ("ReplicaSet", "shop-listener", true),
+            ("ReplicaSet", "shop-listener-listener-5d9c7b", true),
+            ("ReplicaSet", "shopping-listener-5d9c7b", true),
+        ] {
+            assert!(!by(kind, name, controller), "{kind} {name} {controller}");
+        }
+        assert!(!is_of_deployment(&Pod::default(), "shop"));
+    }
 }

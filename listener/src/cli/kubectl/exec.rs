@@ -14,6 +14,7 @@ use kube::api::{AttachParams, AttachedProcess};
 use kube::client::UpgradeConnectionError;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
 
 use super::cluster::{Cluster, failure};
 use crate::cli::terminal::{Terminal, read_line};
@@ -21,6 +22,12 @@ use crate::cli::{CliError, EXIT_INTERRUPTED};
 
 /// Container of a listener's pod with its program, and where that is.
 const CONTAINER: (&str, &str) = ("listener", "/usr/local/bin/observer-listener");
+
+/// How long the API server and the node may take to begin a command.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long what has come is still printed after the connection broke.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long the command in the pod may take to end after an interrupt.
 const END_TIMEOUT: Duration = Duration::from_secs(3);
@@ -55,51 +62,82 @@ pub(super) async fn run(
     let api = cluster.api::<Pod>();
     let name = pod.name_any();
     let mut process = tokio::select! {
-        begun = api.exec(&name, words, &parameters) => begun.map_err(|error| refused(&error, cluster, &name))?,
+        begun = timeout(BEGIN_TIMEOUT, api.exec(&name, words, &parameters)) => match begun {
+            Ok(begun) => begun.map_err(|error| refused(&error, cluster, &name))?,
+            Err(_) => {
+                return Err(anyhow::anyhow!(
+                    "the API server has not begun the command in pod {name} within {} s",
+                    BEGIN_TIMEOUT.as_secs()
+                )
+                .into());
+            }
+        },
         _ = interrupt.recv() => return Ok(ExitCode::from(EXIT_INTERRUPTED)),
+        _ = terminate.recv() => return Ok(ExitCode::from(EXIT_INTERRUPTED)),
     };
     let mut input = process.stdin();
-    let ended = streamed(&mut process);
+    let ended = streamed(process);
     tokio::pin!(ended);
-    loop {
-        tokio::select! {
-            ended = &mut ended => return ended,
-            line = read_line(), if terminal.input => {
-                // The end of standard input is no answer, which means no.
-                let line = format!("{}\n", line.unwrap_or_default());
-                if let Some(input) = &mut input {
-                    input.write_all(line.as_bytes()).await?;
-                }
-            }
-            _ = interrupt.recv() => break,
-            _ = terminate.recv() => break,
+    let typing = async {
+        if terminal.input
+            && let Some(input) = &mut input
+        {
+            // Where it fails the command has ended.
+            let _passed = pass_on(input).await;
         }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        ended = &mut ended => return ended,
+        () = typing => {}
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
     }
     if let Some(mut input) = input {
         // It has ended by itself where this fails.
         let _closed = input.shutdown().await;
     }
     tokio::select! {
-        _ended = tokio::time::timeout(END_TIMEOUT, ended) => {}
+        _ended = timeout(END_TIMEOUT, ended) => {}
         _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
     }
     Ok(ExitCode::from(EXIT_INTERRUPTED))
 }
 
-/// Copies what a command writes until it ends, and returns its exit code.
-async fn streamed(process: &mut AttachedProcess) -> Result<ExitCode, CliError> {
+/// Passes on what is typed, line by line. The end of standard input is passed on as one empty line: it is no
+/// answer, which means no.
+async fn pass_on(mut input: impl AsyncWrite + Unpin) -> std::io::Result<()> {
+    loop {
+        let line = read_line().await;
+        let is_last = line.is_none();
+        let line = format!("{}\n", line.unwrap_or_default());
+        input.write_all(line.as_bytes()).await?;
+        if is_last {
+            return Ok(());
+        }
+    }
+}
+
+/// Copies what a command writes until it ends or the connection breaks, and returns its exit code.
+async fn streamed(mut process: AttachedProcess) -> Result<ExitCode, CliError> {
     let (out, err, status) = (process.stdout(), process.stderr(), process.take_status());
     let copying = async {
         tokio::try_join!(
             copy(out, tokio::io::stdout()),
             copy(err, tokio::io::stderr())
-        )
+        )?;
+        Ok::<_, std::io::Error>(())
     };
-    match copying.await {
+    let (copied, broken) = copied(copying, process.join()).await;
+    match copied {
         // The reader of the output has closed it, as `head` does.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => return Err(CliError::Closed),
         copied => copied?,
-    };
+    }
+    if let Some(error) = broken {
+        return Err(anyhow::anyhow!("the connection to the pod broke off: {error}").into());
+    }
     let status = match status {
         Some(status) => status.await,
         None => None,
@@ -108,6 +146,25 @@ async fn streamed(process: &mut AttachedProcess) -> Result<ExitCode, CliError> {
         || Err(anyhow::anyhow!("the connection to the pod ended before the command did").into()),
         |status| exit_code(&status).map(ExitCode::from),
     )
+}
+
+/// Copies until the streams end. They do not end if the connection breaks: then what has come by then is copied,
+/// and why it broke is returned too.
+async fn copied<E>(
+    copying: impl Future<Output = std::io::Result<()>>,
+    connection: impl Future<Output = Result<(), E>>,
+) -> (std::io::Result<()>, Option<E>) {
+    tokio::pin!(copying);
+    tokio::select! {
+        copied = &mut copying => (copied, None),
+        ended = connection => match ended {
+            Ok(()) => (copying.await, None),
+            Err(error) => {
+                let copied = timeout(DRAIN_TIMEOUT, copying).await;
+                (copied.unwrap_or(Ok(())), Some(error))
+            }
+        },
+    }
 }
 
 async fn copy(
@@ -175,6 +232,22 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[tokio::test]
+    async fn what_has_come_is_copied_when_the_connection_breaks() {
+        for connection in [Ok(()), Err("reset")] {
+            let (from, mut to) = tokio::io::simplex(BUFFER);
+            to.write_all(b"half").await.unwrap();
+            if connection.is_ok() {
+                to.shutdown().await.unwrap();
+            }
+            let mut printed = Vec::new();
+            let copying = copy(Some(from), &mut printed);
+            let (copied, broken) = copied(copying, async { connection }).await;
+            copied.unwrap();
+            assert_eq!((&printed[..], broken), (&b"half"[..], connection.err()));
+        }
+    }
 
     #[test]
     fn the_exit_code_is_that_of_the_command() {

@@ -40,7 +40,9 @@ pub(super) const COMPLETE: &str = "__complete";
 const FIELD_MANAGER: &str = "kubectl-observers";
 
 /// Commands that run in a pod. `status` does too where a listener is named.
-pub(super) const IN_POD: [&str; 11] = [
+///
+/// `reset-position` is none of them: it is refused while a process of the listener runs, as one does in each pod.
+pub(super) const IN_POD: [&str; 10] = [
     "search",
     "events",
     "tail",
@@ -51,11 +53,7 @@ pub(super) const IN_POD: [&str; 11] = [
     "log-level",
     "replay",
     "backfill",
-    "reset-position",
 ];
-
-/// Commands that a pod which is not ready may run, as they mend what keeps it from being ready.
-const UNREADY: [&str; 1] = ["reset-position"];
 
 /// Commands that the plugin runs itself.
 #[derive(Debug, Subcommand)]
@@ -140,7 +138,7 @@ pub(super) async fn run(matches: &ArgMatches) -> Result<ExitCode, CliError> {
         let command = command.find_subcommand(name).unwrap_or(&command);
         let words = arguments::written(command, given);
         let may_ask = arguments::asks(command, given);
-        return in_pod(&args, words, !UNREADY.contains(&name), may_ask).await;
+        return in_pod(&args, words, may_ask).await;
     }
     match OwnCommand::from_arg_matches(matches).map_err(|error| usage(&error))? {
         OwnCommand::Status(status) => show_status(args, status).await,
@@ -161,11 +159,10 @@ fn usage(error: &clap::Error) -> CliError {
 async fn in_pod(
     args: &ClusterArgs,
     words: Vec<String>,
-    must_be_ready: bool,
     may_ask: bool,
 ) -> Result<ExitCode, CliError> {
     let cluster = args.open().await?;
-    let pod = cluster.pod(args.listener.as_deref(), must_be_ready).await?;
+    let pod = cluster.pod(args.listener.as_deref()).await?;
     exec::run(&cluster, &pod, words, may_ask).await
 }
 
@@ -185,7 +182,7 @@ async fn show_status(args: ClusterArgs, status: StatusArgs) -> Result<ExitCode, 
             words.push("--watch".to_owned());
             words.push(format!("--interval={}ms", status.interval.as_millis()));
         }
-        return in_pod(&args, words, true, false).await;
+        return in_pod(&args, words, false).await;
     }
     let cluster = args.open().await?;
     let look = async || {

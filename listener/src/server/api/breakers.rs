@@ -1,5 +1,7 @@
 //! Circuit breakers in the HTTP API.
 
+use std::time::Duration;
+
 use axum::response::Response;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
@@ -9,6 +11,10 @@ use super::endpoint::{Call, json, schema_of};
 use super::problem::Problem;
 use super::selection::{FilterText, invalid, one_of, parse};
 use crate::coordination::process_commands::{self, BreakerScope, ProcessCommand};
+use crate::observers::Observers;
+
+/// How long the answers of the processes are waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Circuit breakers of all observers.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -53,16 +59,39 @@ pub(super) fn body(generator: &mut SchemaGenerator) -> Schema {
 
 pub(super) async fn reset(call: Call) -> Result<Response, Problem> {
     let reset = scope(call.json()?)?;
+    require_known(&call.context.observers.borrow(), &reset)?;
     let (pool, listener) = (&call.context.pool, &call.context.listener);
     let asked = ProcessCommand::CloseBreakers(reset.clone());
     let id = process_commands::ask(pool, listener, &asked).await?;
-    let answers = process_commands::answers(pool, listener, id).await?;
+    let answers = process_commands::answers(pool, listener, id, PATIENCE).await?;
     json(&BreakersReset {
         reset,
         closed: answers.closed(),
         processes: answers.answered.into_keys().collect(),
         unanswered: answers.missing,
     })
+}
+
+/// Fails if the listener has no such observer, or the observer no such action.
+fn require_known(observers: &Observers, scope: &BreakerScope) -> Result<(), Problem> {
+    let Some(observer) = scope.observer.as_deref() else {
+        return Ok(());
+    };
+    if !observers.names().any(|name| name == observer) {
+        return Err(Problem::not_found(format!(
+            "the listener runs no observer {observer}"
+        )));
+    }
+    let Some(action) = scope.action.as_deref() else {
+        return Ok(());
+    };
+    let mut names = observers.targets().iter().map(|target| &target.name);
+    if names.any(|name| observer == &*name.observer && action == &*name.action) {
+        return Ok(());
+    }
+    Err(Problem::not_found(format!(
+        "observer {observer} has no action {action}"
+    )))
 }
 
 /// Parses a body.
