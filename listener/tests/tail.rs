@@ -308,7 +308,7 @@ async fn filters_that_cannot_match_are_refused() {
         ),
         (
             vec!["tail", "--database-url", &db.url, "--observer", "large"],
-            "--file",
+            "-f FILE",
         ),
         (
             vec!["tail", "-f", file, "--since", "soon"],
