@@ -10,7 +10,7 @@ use observer_queue::{
 };
 use serde_json::value::RawValue;
 use sqlx::{PgConnection, PgPool};
-use testkit::wait::{Patience, eventually};
+use testkit::wait::Patience;
 use uuid::Uuid;
 
 /// The observer that most tests have.
@@ -138,10 +138,14 @@ pub(crate) async fn complete_batch(
     request: &ClaimRequest,
 ) -> Vec<i64> {
     // A server that has just taken another's place may refuse for a moment, and has done nothing then.
-    let batches = eventually("jobs are claimed", async || {
-        queue.claim(worker, request).await.ok()
-    })
-    .await;
+    let mut patience = Patience::default();
+    let batches = loop {
+        match queue.claim(worker, request).await {
+            Ok(batches) => break batches,
+            Err(error) => assert!(patience.lasts(), "no jobs are claimed: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
     let claimed: Vec<_> = batches.into_iter().flat_map(|batch| batch.jobs).collect();
     let all: Vec<_> = claimed
         .iter()
