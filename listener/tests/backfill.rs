@@ -162,6 +162,30 @@ impl HeldPages {
     }
 }
 
+/// A listener that backfills ten rows of `items`, tracked with these options, whose page is read and held.
+async fn page_of_items(db: &TestDb, options: &str) -> (HeldPages, Sink, Config, Process) {
+    db.run(&format!(
+        "create table items (id int primary key, org text, v int);
+         select observer.track('items', {options});
+         insert into items select n, 'a', 0 from generate_series(1, 10) n"
+    ))
+    .await;
+    let pages = HeldPages::hold(db).await;
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let config = Config::new(
+        &db.url,
+        LONG_LEASE,
+        &reading("public.items", "items", &sink, "/"),
+    );
+    config.change("  database:\n", "  startAt: Now\n  database:\n");
+    let mut process = Process::run(&config);
+    process.says("running").await;
+    let detached = ["start", "--yes", "--detach", "--table", "public.items"];
+    backfill(&config, &detached).await.ok();
+    pages.one_is_written(db).await;
+    (pages, sink, config, process)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_change_meanwhile_are_never_older() {
     let (db, seed) = (database().await, seed());
@@ -213,25 +237,7 @@ async fn rows_that_share_a_key_are_told_apart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn changed_rows_that_share_a_key_are_passed_over_alone() {
     let db = database().await;
-    db.run(
-        "create table items (id int primary key, org text, v int);
-         select observer.track('items', key => '{org}');
-         insert into items select n, 'a', 0 from generate_series(1, 10) n",
-    )
-    .await;
-    let pages = HeldPages::hold(&db).await;
-    let sink = Sink::start(Behaviour::Ok).await.unwrap();
-    let config = Config::new(
-        &db.url,
-        LONG_LEASE,
-        &reading("public.items", "items", &sink, "/"),
-    );
-    config.change("  database:\n", "  startAt: Now\n  database:\n");
-    let mut process = Process::run(&config);
-    process.says("running").await;
-    let detached = ["start", "--yes", "--detach", "--table", "public.items"];
-    backfill(&config, &detached).await.ok();
-    pages.one_is_written(&db).await;
+    let (pages, sink, config, process) = page_of_items(&db, "key => '{org}'").await;
     db.run(
         "delete from items where id = 1; update items set id = 20 where id = 2;
          update items set org = 'b' where id = 3; update items set v = 1 where id = 4",
@@ -263,29 +269,7 @@ async fn changed_rows_that_share_a_key_are_passed_over_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_are_deleted_or_moved_meanwhile_are_passed_over() {
     let db = database().await;
-    db.run(
-        "create table items (id int primary key, org text, v int);
-         select observer.track('items', tenant => 'org');
-         insert into items select n, 'a', 0 from generate_series(1, 10) n",
-    )
-    .await;
-    let pages = HeldPages::hold(&db).await;
-    let sink = Sink::start(Behaviour::Ok).await.unwrap();
-    let config = Config::new(
-        &db.url,
-        LONG_LEASE,
-        &reading("public.items", "items", &sink, "/"),
-    );
-    config.change("  database:\n", "  startAt: Now\n  database:\n");
-    let mut process = Process::run(&config);
-    process.says("running").await;
-    backfill(
-        &config,
-        &["start", "--yes", "--detach", "--table", "public.items"],
-    )
-    .await
-    .ok();
-    pages.one_is_written(&db).await;
+    let (pages, sink, _config, process) = page_of_items(&db, "tenant => 'org'").await;
     db.run(
         "delete from items where id = 1; update items set id = 20 where id = 2;
          update items set org = 'b' where id = 3; update items set v = 1 where id = 4;

@@ -14,9 +14,9 @@ use testkit::wait::STALLED;
 use tokio::process::Command;
 
 use crate::api::cluster::{Plane, account_in, apply};
+use crate::support::database;
 use crate::support::listener::{Config, Process, observer, program};
-use crate::support::program::{Ended, command_by};
-use crate::support::{comes, database};
+use crate::support::program::{Ended, command_by, ended};
 
 const NAMESPACE: &str = "plugin-users";
 
@@ -44,12 +44,7 @@ impl Plugin {
             .stdin(std::process::Stdio::null())
             .kill_on_drop(true)
             .output();
-        let output = comes(&format!("the end of {args:?}"), child).await.unwrap();
-        Ended {
-            code: output.status.code(),
-            out: String::from_utf8(output.stdout).unwrap(),
-            err: String::from_utf8(output.stderr).unwrap(),
-        }
+        ended(args, child).await
     }
 
     /// Runs it in the namespace; it has to fail with this code and say all of this.

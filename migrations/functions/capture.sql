@@ -212,6 +212,17 @@ set plan_cache_mode = force_generic_plan set jit = off$settings$;
                             and (attgenerated = 'v' or atttypid >= 16384 and observer.has_own_json(atttypid))
                     )$plain$;
 
+    -- As observer.current_traceparent(), in place, as a call would cost more than it does.
+    context constant text := $context$coalesce(
+        case when current_setting('observer.traceparent', true) <> ''
+            then observer.valid_traceparent(current_setting('observer.traceparent', true)) end,
+        case
+            -- Of a long text one copy for each message, and not for each time that a trigger fires.
+            when current_setting('observer.long_message', true) <> '' then observer.long_message_traceparent()
+            when octet_length(current_query()) > 8192 then observer.long_message_traceparent()
+            when strpos(current_query(), 'traceparent=') > 0 then observer.comment_traceparent(current_query())
+        end)$context$;
+
     rows constant text := $rows$
         insert into observer.change_log (partition_no, hash, size, operation, entity, key, tenant, old, new, traceparent)
         select
@@ -269,16 +280,7 @@ set plan_cache_mode = force_generic_plan set jit = off$settings$;
 declare
     entity text := tg_table_schema || '.' || tg_table_name;
     operation "char" := case tg_op when 'INSERT' then 'i' else 'd' end;
-    -- As observer.current_traceparent(), in place, as a call would cost more than it does.
-    traceparent text := coalesce(
-        case when current_setting('observer.traceparent', true) <> ''
-            then observer.valid_traceparent(current_setting('observer.traceparent', true)) end,
-        case
-            -- Of a long text one copy for each message, and not for each time that a trigger fires.
-            when current_setting('observer.long_message', true) <> '' then observer.long_message_traceparent()
-            when octet_length(current_query()) > 8192 then observer.long_message_traceparent()
-            when strpos(current_query(), 'traceparent=') > 0 then observer.comment_traceparent(current_query())
-        end);
+    traceparent text := <context>;
     options json;
     visible text;
 begin
@@ -332,16 +334,7 @@ $log_rows$;
 declare
     entity text := tg_table_schema || '.' || tg_table_name;
     by_key boolean := false;
-    -- As observer.current_traceparent(), in place, as a call would cost more than it does.
-    traceparent text := coalesce(
-        case when current_setting('observer.traceparent', true) <> ''
-            then observer.valid_traceparent(current_setting('observer.traceparent', true)) end,
-        case
-            -- Of a long text one copy for each message, and not for each time that a trigger fires.
-            when current_setting('observer.long_message', true) <> '' then observer.long_message_traceparent()
-            when octet_length(current_query()) > 8192 then observer.long_message_traceparent()
-            when strpos(current_query(), 'traceparent=') > 0 then observer.comment_traceparent(current_query())
-        end);
+    traceparent text := <context>;
     options json;
     visible text;
 begin
@@ -406,8 +399,8 @@ begin
     loop
         execute format(
             'create or replace function observer.%s() returns trigger %s as %L', made.name, settings || made.setting,
-            replace(replace(replace(made.body,
-                '<plain>', plain),
+            replace(replace(replace(replace(made.body,
+                '<plain>', plain), '<context>', context),
                 '<static>', regexp_replace(replace(replace(replace(replace(replace(made.insertion,
                     '<entity>', 'entity'), '<key>', '(options ->> ''key'')::text[]'),
                     '<tenant>', 'options ->> ''tenant'''), '<operation>', 'operation'), '<by_key>', 'by_key'),

@@ -251,7 +251,7 @@ struct Writing {
 
 /// What was written.
 struct Written {
-    /// Milliseconds from each update's sending to its arrival, sorted; those that did not come are left out.
+    /// Milliseconds from sending each update until it arrived, sorted, of those that did.
     delays: Vec<f64>,
     /// Number of the next update.
     next: u32,

@@ -37,7 +37,7 @@ pub(crate) struct Setting {
 /// Lines of our listener's files.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct More {
-    /// What the observer is told of beside insertions, as `, Read`.
+    /// Further operations of the observer's events, as `, Read`.
     pub(crate) operations: String,
     /// Of the listener's spec.
     pub(crate) listener: String,

@@ -16,7 +16,7 @@ pub(crate) const CHANNEL: &str = "observer_change_log";
 /// Pause before another connection is made.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What a reader is told of appended events.
+/// Notifications of appended events, for one reader.
 #[derive(Debug, Default)]
 pub struct AppendNotifications {
     wake: Notify,
@@ -52,7 +52,7 @@ impl AppendNotifications {
         Ok(())
     }
 
-    /// Returns whether appended events are told of now.
+    /// Returns whether notifications arrive now.
     #[must_use]
     pub(crate) fn are_connected(&self) -> bool {
         self.connected.load(Ordering::Relaxed)

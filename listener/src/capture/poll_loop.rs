@@ -29,8 +29,8 @@ const IDLE_STEP: Duration = Duration::from_secs(5);
 /// Maximum factor by which the longest pause grows.
 const DEEP_IDLE_FACTOR: u32 = 16;
 
-/// Maximum pause while appended events are told of: a reader looks now and then, in case.
-const TOLD_PAUSE: Duration = Duration::from_secs(1);
+/// Maximum pause while notifications of appended events arrive: one may be missed.
+const NOTIFIED_PAUSE: Duration = Duration::from_secs(1);
 
 /// The pause is this fraction of the time since the last event.
 const SHARE: u32 = 16;
@@ -96,8 +96,8 @@ pub async fn poll_loop<B: Future<Output = ()>>(
             if busy {
                 last_event = Instant::now();
             } else {
-                let told = reader.notifications().are_connected();
-                let pause = poll_pause(last_event.elapsed(), longest, told);
+                let notified = reader.notifications().are_connected();
+                let pause = poll_pause(last_event.elapsed(), longest, notified);
                 // A new assignment must not wait for a long pause.
                 tokio::select! {
                     changed = tokio::time::timeout(pause, assigned.changed()) => match changed {
@@ -132,13 +132,13 @@ async fn ping_database(reader: &LogReader, health: &Health) {
 /// Soon after an event the next one is likely to be near, so the pause starts tiny and grows with the
 /// time since the last event: a fixed share of it, up to a ceiling that is raised once nothing has
 /// come for long. That keeps the added latency a small part of the time between events, and costs an
-/// idle database a bounded number of cheap queries. A reader that is `told` of what is appended waits
-/// for that, and looks once a second when nothing has come for a while.
+/// idle database a bounded number of cheap queries. A reader that is `notified` of appended
+/// events waits for that, and polls once a second when there have been none for a while.
 #[must_use]
-pub fn poll_pause(quiet: Duration, longest: Duration, told: bool) -> Duration {
+pub fn poll_pause(quiet: Duration, longest: Duration, notified: bool) -> Duration {
     let times = u32::try_from(quiet.as_secs() / IDLE_STEP.as_secs()).unwrap_or(u32::MAX);
-    let ceiling = if told {
-        TOLD_PAUSE.max(longest)
+    let ceiling = if notified {
+        NOTIFIED_PAUSE.max(longest)
     } else {
         longest.saturating_mul(times.clamp(1, DEEP_IDLE_FACTOR))
     };
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn reader_that_is_told_looks_once_a_second() {
+    fn notified_reader_polls_once_a_second() {
         let after = |seconds| super::poll_pause(Duration::from_secs(seconds), LONGEST, true);
         assert_eq!(after(0), MIN_PAUSE);
         assert_eq!(after(8), Duration::from_millis(500));

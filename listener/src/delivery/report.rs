@@ -139,7 +139,6 @@ mod tests {
         DeliveryReport {
             event: Arc::new(Event {
                 new: Some(RawValue::from_string(image).unwrap()),
-                trace: None,
                 ..Event::fixture(log_id)
             }),
             name: ActionName::new("default/big", "notify"),

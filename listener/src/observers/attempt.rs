@@ -50,7 +50,6 @@ pub(crate) fn try_once(
     };
     async move {
         let begun = Instant::now();
-        let sending = &action;
         if let Some(failure) = denied {
             return (Some(Outcome::Rejected(failure)), begun.elapsed());
         }
@@ -60,7 +59,7 @@ pub(crate) fn try_once(
             {
                 return outcome;
             }
-            let attempt = sending.attempt(&delivery, Utc::now());
+            let attempt = action.attempt(&delivery, Utc::now());
             match cache {
                 Some(cache) => Box::pin(cache.attempt(&delivery, attempt)).await,
                 None => attempt.await,

@@ -1,7 +1,7 @@
 //! The real program as a command that runs to its end.
 
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 
 use tokio::process::Command;
 
@@ -44,6 +44,14 @@ async fn end(args: &[&str], variables: &[(&str, &str)], input: Stdio) -> Ended {
         .stdin(input)
         .kill_on_drop(true)
         .output();
+    ended(args, child).await
+}
+
+/// Waits until a program ends that was started with these arguments.
+pub(crate) async fn ended(
+    args: &[&str],
+    child: impl Future<Output = std::io::Result<Output>>,
+) -> Ended {
     let output = comes(&format!("the end of {args:?}"), child).await.unwrap();
     Ended {
         code: output.status.code(),

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use crds::manifest::closest;
 use crds::v1alpha1::ObserverListener;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
@@ -13,7 +12,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Config, Resource, ResourceExt};
 
-use crate::cli::CliError;
+use crate::cli::{CliError, did_you_mean};
 
 /// How long the API server may take to accept a connection, and to answer.
 const TIMEOUTS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(30));
@@ -144,18 +143,19 @@ impl Cluster {
             )
             .into());
         }
-        let near = closest(&name, known.iter().map(String::as_str));
-        let near = near.map_or_else(String::new, |near| format!("; did you mean {near}?"));
+        Err(self.absent("listener", &name, &known))
+    }
+
+    /// Says that the namespace has no object of this name, and which one may be meant.
+    pub(super) fn absent(&self, kind: &str, name: &str, known: &[String]) -> CliError {
         let there = if known.is_empty() {
-            "it has none".to_owned()
+            "none".to_owned()
         } else {
-            format!("it has {}", known.join(", "))
+            known.join(", ")
         };
-        Err(anyhow::anyhow!(
-            "there is no listener {name} in namespace {}; {there}{near}",
-            self.namespace
-        )
-        .into())
+        let (namespace, hint) = (&self.namespace, did_you_mean(name, known));
+        anyhow::anyhow!("there is no {kind} {name} in namespace {namespace}; it has {there}{hint}")
+            .into()
     }
 
     async fn only_listener(&self) -> Result<String, CliError> {

@@ -15,7 +15,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand, ValueEnum};
-use crds::manifest::closest;
 use crds::v1alpha1::Observer;
 use kube::ResourceExt;
 use kube::api::{ListParams, Patch, PatchParams};
@@ -251,16 +250,7 @@ async fn unknown(cluster: &Cluster, name: &str) -> CliError {
         Ok(listed) => listed.items.iter().map(ResourceExt::name_any).collect(),
         Err(error) => return failure(&error),
     };
-    let near = closest(name, known.iter().map(String::as_str));
-    let near = near.map_or_else(String::new, |near| format!("; did you mean {near}?"));
-    let namespace = &cluster.namespace;
-    let there = if known.is_empty() {
-        "none".to_owned()
-    } else {
-        known.join(", ")
-    };
-    anyhow::anyhow!("there is no observer {name} in namespace {namespace}; it has {there}{near}")
-        .into()
+    cluster.absent("observer", name, &known)
 }
 
 #[cfg(test)]
