@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use crds::v1alpha1::{Observer, ObserverListener};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{ListParams, Patch, PatchParams};
 use kube::runtime::wait::{await_condition, conditions};
-use kube::{Api, Client, CustomResourceExt};
+use kube::{Api, Client, CustomResourceExt, ResourceExt};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testkit::wait::STALLED;
+use testkit::wait::{STALLED, eventually};
 use tokio::process::Command;
 
 use crate::api::cluster::{Plane, account_in, apply};
@@ -97,20 +97,34 @@ async fn listener(client: &Client, name: &str, status: Option<Value>) {
     }
 }
 
-/// Makes a pod with the labels of a listener that runs, or so it says, and is ready or not. Its owner is of this
-/// kind.
-async fn pod(client: &Client, listener: &str, owner: &str, is_ready: bool) {
+/// Makes a ReplicaSet whose one pod has the labels of a listener, and says of that pod that it runs, and is ready
+/// or not. The ReplicaSet is a real one, as pods without their owner are collected.
+async fn pod(client: &Client, listener: &str, replica_set: &str, is_ready: bool) {
     let labels = json!({"app.kubernetes.io/name": "observer-listener", "app.kubernetes.io/instance": listener});
-    let name = format!("{listener}-listener-{}", owner.to_lowercase());
-    let owner = json!({"apiVersion": "apps/v1", "kind": owner, "name": format!("{listener}-listener-5d9c7b"),
-        "uid": "3f0c1d1e-5a53-4b0e-9a55-0c2a8f1d7e11", "controller": true});
     let object = json!({
-        "metadata": {"name": name, "labels": labels, "ownerReferences": [owner]},
-        "spec": {"containers": [{"name": "listener", "image": "none"}]},
+        "apiVersion": "apps/v1", "kind": "ReplicaSet",
+        "metadata": {"name": replica_set, "namespace": NAMESPACE},
+        "spec": {
+            "replicas": 1, "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {"containers": [{"name": "listener", "image": "none"}]},
+            },
+        },
     });
+    apply(client, "replicasets", object).await;
     let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
-    let object = serde_json::from_value(object).unwrap();
-    pods.create(&PostParams::default(), &object).await.unwrap();
+    let of_listener =
+        ListParams::default().labels(&format!("app.kubernetes.io/instance={listener}"));
+    let name = eventually("the ReplicaSet has its pod", async || {
+        let listed = pods.list(&of_listener).await.unwrap().items;
+        let mut names = listed.iter().map(ResourceExt::name_any);
+        names.find(|name| {
+            name.rsplit_once('-')
+                .is_some_and(|(owner, _)| owner == replica_set)
+        })
+    })
+    .await;
     let ready = if is_ready { "True" } else { "False" };
     let status =
         json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]}});
@@ -214,8 +228,8 @@ async fn pods_are_found(plugin: &Plugin, client: &Client) {
             ],
         )
         .await;
-    // One that is not of the listener's Deployment is none of its pods.
-    pod(client, "billing", "Job", true).await;
+    // One of a Deployment whose name only begins like the listener's is none of its pods.
+    pod(client, "billing", "billing-listener-canary-5d9c7b", true).await;
     plugin
         .fails(
             &["tail", "-l", "billing"],
@@ -223,7 +237,7 @@ async fn pods_are_found(plugin: &Plugin, client: &Client) {
             &["listener billing has no pods"],
         )
         .await;
-    pod(client, "billing", "ReplicaSet", false).await;
+    pod(client, "billing", "billing-listener-5d9c7b", false).await;
     plugin
         .fails(
             &["tail", "-l", "billing"],
@@ -231,13 +245,13 @@ async fn pods_are_found(plugin: &Plugin, client: &Client) {
             &["none of the 1 pods of listener billing is ready"],
         )
         .await;
-    pod(client, "shop", "ReplicaSet", true).await;
+    pod(client, "shop", "shop-listener-5d9c7b", true).await;
     // The pod is on no node, which the API server says.
     plugin
         .fails(
             &["-l", "shop", "tail"],
             1,
-            &["pod shop-listener-replicaset does not have a host assigned"],
+            &["pod shop-listener-5d9c7b-", "does not have a host assigned"],
         )
         .await;
     plugin
