@@ -150,11 +150,11 @@ fn typed(root: &Command, before: &[String]) -> ClusterArgs {
     while let Some(word) = rest.next() {
         let name = word.split('=').next().unwrap_or_default();
         let is_global = option(root, root, name).is_some_and(Arg::is_global_set);
-        if is_global {
+        if is_global && word.contains('=') {
             words.push(word.clone());
-            if !word.contains('=') {
-                words.extend(rest.next().cloned());
-            }
+        } else if is_global && let Some(value) = rest.next() {
+            // The option whose value is being typed has none.
+            words.extend([word.clone(), value.clone()]);
         }
     }
     let command = ClusterArgs::augment_args(Command::new("typed"));
