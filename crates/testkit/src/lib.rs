@@ -28,6 +28,8 @@ pub mod fault_proxy;
 pub mod fuzz;
 pub mod http_sink;
 #[cfg(feature = "tests")]
+pub mod memory_cgroup;
+#[cfg(feature = "tests")]
 pub mod seed;
 pub mod servers;
 #[cfg(feature = "tests")]

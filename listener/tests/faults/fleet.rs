@@ -3,15 +3,20 @@
 use std::time::{Duration, Instant};
 
 use testkit::http_sink::{Behaviour, Sink};
+use testkit::memory_cgroup::MemoryCgroup;
 
 use super::{Scene, Watch, load, rules};
 use crate::support::fleet::{LONG_LEASE, SHORT_LEASE, files, shared, taken_over};
-use crate::support::listener::{Config, Process};
+use crate::support::listener::{Config, Process, observer, patient};
 use crate::support::rows::{all_told, change_rows, make_rows, rows_to};
 use crate::support::{database, eventually};
 
 /// Shards of a listener unless it says otherwise.
 const SHARDS: usize = 8;
+
+/// What a process has of memory, in bytes: enough for small events, and not for all of these large ones, 4 MB each.
+const MEMORY: u64 = 64 << 20;
+const BIG_ROWS: usize = 16;
 
 /// Time between two starts of a process after which they do not count as one: they are told by their
 /// seconds.
@@ -35,47 +40,52 @@ async fn process_that_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn process_that_is_killed_again_and_again() {
-    let scene = Scene::start(LONG_LEASE, |observer| observer).await;
-    let Scene {
-        watch,
-        mut process,
-        config,
-        ..
-    } = scene;
-    let seen = "process_start_time_seconds{listener=\"default/test\"}";
+async fn process_that_is_out_of_memory_again_and_again() {
+    let (watch, db) = (Watch::start(1).await, database().await);
+    db.run("create table big (id int primary key, t text); select observer.track('big')")
+        .await;
+    let sink = Sink::start(Behaviour::Hang).await.unwrap();
+    let observer = patient(&observer("big", "public.big", &sink.url("/hook"), ""));
+    let config = Config::new(&db.url, LONG_LEASE, &observer);
+    let cgroup = MemoryCgroup::new(MEMORY);
+    let args = ["run", "--listen", &watch.addresses[0], "-f"];
+    let start = || Process::start_in_cgroup(&args, &config.path(), &cgroup);
+    let mut process = start();
+    watch.reads_all().await;
+    db.run(&format!(
+        "insert into big select n, repeat('x', 4000000) from generate_series(1, {BIG_ROWS}) n"
+    ))
+    .await;
+    // Each time it comes back, it reads the same events.
     let restarting = async {
-        let mut started = Instant::now();
         loop {
+            let started = Instant::now();
+            process.ends().await;
             eventually("the last start is a while ago", async || {
                 (started.elapsed() > APART).then_some(())
             })
             .await;
-            let before = watch.values(seen).await;
-            process.signal("KILL").await;
-            process.ends().await;
-            process = watch.run(0, &config);
-            started = Instant::now();
-            eventually("Prometheus sees another start", async || {
-                let now = watch.values(seen).await;
-                (!now.is_empty() && now != before).then_some(())
-            })
-            .await;
+            process = start();
         }
     };
     let firing = tokio::select! {
         () = restarting => unreachable!("it goes on"),
-        firing = watch.tells("Restarts", None) => firing,
+        firing = watch.tells("Out of memory", None) => firing,
     };
-    // It may be between two lives.
+    assert!(cgroup.kills() > 1, "{}", cgroup.kills());
     if !process.has_ended() {
         process.kill().await;
     }
+    sink.behave(Behaviour::Ok);
     let mut process = watch.run(0, &config);
-    for text in super::expected("Restarts").log {
+    for text in super::expected("Out of memory").log {
         process.says(&text).await;
     }
     firing.ends().await;
+    eventually("all is delivered", async || {
+        (sink.received().len() >= BIG_ROWS).then_some(())
+    })
+    .await;
     process.stop().await;
 }
 

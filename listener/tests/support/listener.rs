@@ -16,6 +16,7 @@ pub(crate) fn program() -> String {
     std::env::var("OBSERVER_TEST_PROGRAM").unwrap_or_else(|_| built.to_owned())
 }
 
+use testkit::memory_cgroup::MemoryCgroup;
 use testkit::wait::{watched, while_progressing_or};
 
 /// Sets the clock of a process; of Debian's package libfaketime. The loader knows what stands for `$LIB`.
@@ -110,6 +111,15 @@ impl Process {
             .env("FAKETIME_NO_CACHE", "1")
             .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         Self::spawn(program, args, file)
+    }
+
+    /// Starts it in a cgroup.
+    pub(crate) fn start_in_cgroup(args: &[&str], file: &Path, cgroup: &MemoryCgroup) -> Self {
+        let mut shell = Command::new("sh");
+        let enter = "echo $$ >\"$0\" && exec \"$@\"";
+        shell.args(["-c", enter]).arg(cgroup.processes());
+        shell.arg(program());
+        Self::spawn(shell, args, file)
     }
 
     /// Starts it as a pod of a cluster.
