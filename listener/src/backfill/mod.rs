@@ -11,16 +11,20 @@
 //! - Where one process reads the write-ahead log, it alone writes: it waits until it has read all that the page has
 //!   seen, and leaves out rows whose changes it has written meanwhile (`ingest::pages`).
 
+mod arrivals;
 mod check;
+mod pace;
 mod request;
 mod runner;
 mod store;
 mod table;
 mod work;
 
+pub(crate) use arrivals::PageArrivals;
 pub use check::{CheckError, check};
+pub(crate) use pace::PagePace;
 pub use request::{BackfillFilter, BackfillRequest, FilterError, MAX_FILTERS, MAX_RATE};
-pub(crate) use runner::{Backfiller, LOOK_INTERVAL, PageError, PagePace, begin_read};
+pub(crate) use runner::{Backfiller, LOOK_INTERVAL, PageError, begin_read};
 pub(crate) use store::start_initial;
 pub use store::{Backfill, BackfillState, Change, StoreError, cancel, list, resume, start};
 pub(crate) use table::KeyedTable;

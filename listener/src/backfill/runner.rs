@@ -1,5 +1,6 @@
 //! Backfills of tables that triggers log: pages are read and appended by one statement in the database.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::queue::sql_transaction;
@@ -8,9 +9,11 @@ use pgoutput::SETTINGS;
 use sqlx::error::DatabaseError;
 use sqlx::postgres::types::Oid;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::arrivals::PageArrivals;
+use super::pace::PagePace;
 use super::table::{KeyedTable, TableError};
 use super::work::{BackfillStore, ClaimedBackfill, PageProgress};
 use crate::capture::backfilled::settle;
@@ -23,12 +26,6 @@ pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// Backoff of pages that cannot be written.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
-/// Rows of a page: it begins with the first number, and is to take about [`PAGE_TIME`].
-const FIRST_PAGE: u32 = 500;
-const MAX_PAGE: u32 = 5000;
-const MIN_PAGE: u32 = 10;
-const PAGE_TIME: Duration = Duration::from_millis(200);
-
 /// What only a change by a person mends: data exceptions, missing tables and columns, missing rights.
 const PERMANENT: [&str; 3] = ["22", "42", "0A"];
 
@@ -37,6 +34,8 @@ const PERMANENT: [&str; 3] = ["22", "42", "0A"];
 pub(crate) struct Backfiller {
     /// The backfills.
     pub(crate) store: BackfillStore,
+    /// How far its rows are delivered.
+    pub(crate) arrivals: Arc<PageArrivals>,
     /// Metrics.
     pub(crate) metrics: BackfillMetrics,
 }
@@ -103,59 +102,6 @@ impl PageError {
             | Self::PartialImages(_)
             | Self::NotPublished { .. } => true,
         }
-    }
-}
-
-/// Size and pace of pages.
-#[derive(Debug)]
-pub(crate) struct PagePace {
-    size: u32,
-    rate: Option<u32>,
-    begun: Instant,
-}
-
-impl PagePace {
-    /// Begins with small pages.
-    pub(crate) fn new(rate: Option<u32>) -> Self {
-        Self {
-            size: FIRST_PAGE,
-            rate,
-            begun: Instant::now(),
-        }
-    }
-
-    /// Begins a page, and returns how many rows it may have.
-    pub(crate) fn begin(&mut self) -> u32 {
-        self.begun = Instant::now();
-        // At a low rate, half a second is a page.
-        let most = self.rate.map_or(u32::MAX, |rate| (rate / 2).max(1));
-        self.size.min(most)
-    }
-
-    /// Takes note that a page has failed, perhaps as it took too long.
-    pub(crate) fn fail(&mut self) {
-        self.size = (self.size / 2).max(MIN_PAGE);
-    }
-
-    /// Takes note that the page is read: the next one has as many rows as fit the time.
-    pub(crate) fn read(&mut self) {
-        let took = self.begun.elapsed();
-        if took > PAGE_TIME * 2 {
-            self.size = (self.size / 2).max(MIN_PAGE);
-        } else if took < PAGE_TIME / 2 {
-            self.size = (self.size * 2).min(MAX_PAGE);
-        }
-    }
-
-    /// Ends a page, and returns the pause before the next one.
-    pub(crate) fn end(&self, rows: i64) -> Duration {
-        let rows = u32::try_from(rows).unwrap_or(0);
-        let whole = self
-            .rate
-            .map(|rate| Duration::from_secs(rows.into()) / rate);
-        whole
-            .unwrap_or_default()
-            .saturating_sub(self.begun.elapsed())
     }
 }
 
@@ -249,7 +195,7 @@ impl Backfiller {
         let mut tx = begin_read(&self.store.pool, "read write").await?;
         let (found, tracked) = look(&mut tx, claimed, table).await?;
         let compared = Some((low_id, tracked.row_columns.clone()));
-        let xid = BackfillStore::begin_page(&mut tx, claimed, compared).await?;
+        let (xid, read_at) = BackfillStore::begin_page(&mut tx, claimed, compared).await?;
         let page = append(&mut tx, claimed, (found, tracked), most).await?;
         let is_own = match self.store.finish_page(&mut tx, claimed, &page).await {
             // It was cancelled, or taken over.
@@ -259,13 +205,16 @@ impl Backfiller {
         if !is_own {
             return Ok(PageEnd::Over);
         }
+        speed.read();
         tx.commit().await?;
         // Readers do so themselves; if they are far behind, they compare with more than they need to.
         if let Err(error) = settle(&self.store.pool, &[xid]).await {
             tracing::debug!(%error, "cannot settle what a page is compared with");
         }
         self.metrics.rows.inc_by(page.rows.unsigned_abs());
-        speed.read();
+        if page.rows > 0 {
+            speed.arrived(self.arrivals.arrived(read_at).await);
+        }
         let rest = speed.end(page.rows);
         if page.is_last {
             return Ok(PageEnd::Over);
@@ -397,20 +346,4 @@ async fn append(
         rows,
         is_last: rows < i64::from(most),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pages_of_a_rate_are_half_a_second_of_it_at_most() {
-        assert_eq!(PagePace::new(None).begin(), FIRST_PAGE);
-        assert_eq!(PagePace::new(Some(100)).begin(), 50);
-        assert_eq!(PagePace::new(Some(1)).begin(), 1);
-        let mut pace = PagePace::new(Some(100));
-        let _rows = pace.begin();
-        let pause = pace.end(50);
-        assert!(pause > Duration::from_millis(400) && pause <= Duration::from_millis(500));
-    }
 }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, Row};
 use tokio::time::{Instant, sleep};
@@ -11,7 +12,7 @@ use super::store::{Backfill, COLUMNS, backfill};
 use crate::database::interval;
 
 /// While the listener is this many events behind, no page is read: the change log is not to grow without bound.
-const MAX_BACKLOG: i64 = 200_000;
+const MAX_BACKLOG: i64 = 50_000;
 
 /// Pause while it is, and how long a process waits for one backfill.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(200);
@@ -164,22 +165,22 @@ impl BackfillStore {
         Ok(renewed.rows_affected() > 0)
     }
 
-    /// Names the transaction as that of a page, and returns its xid. With a low id, its rows are compared with what its
+    /// Names the transaction as that of a page, and returns its xid and when it began. With a low id, its rows are compared with what its
     /// snapshot has not seen, by these columns where rows share a key.
     pub(crate) async fn begin_page(
         connection: &mut PgConnection,
         claimed: &ClaimedBackfill,
         compared: Option<(i64, Option<Vec<String>>)>,
-    ) -> Result<String, sqlx::Error> {
+    ) -> Result<(String, DateTime<Utc>), sqlx::Error> {
         let (low_id, row_columns) = match compared {
             Some((low_id, row_columns)) => (Some(low_id), row_columns),
             None => (None, None),
         };
-        sqlx::query_scalar(
+        sqlx::query_as(
             "insert into observer.backfill_page (xid, listener, observer, snapshot, low_id, row_columns)
              values (pg_current_xact_id(), $1, $2, case when $3::bigint is not null then pg_current_snapshot() end, $3,
                  $4)
-             returning xid::text",
+             returning xid::text, transaction_timestamp()",
         )
         .bind(&claimed.listener)
         .bind(&claimed.backfill.observer)

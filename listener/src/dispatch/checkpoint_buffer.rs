@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
-use crds::config::OnFailure;
+use crds::config::{OnFailure, Operation};
 use search::DeliveryState;
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinSet};
@@ -132,6 +132,9 @@ impl CheckpointBuffer {
             occurred_at: record.event.occurred_at,
         };
         let pending = self.ledger.register(event, origin, actions);
+        if pending.is_empty() {
+            self.ended(&record.event);
+        }
         self.buffered_bytes += weight(&record.event) * pending.len() as u64;
         pending
     }
@@ -161,9 +164,22 @@ impl CheckpointBuffer {
 
     /// Completes a delivery.
     fn complete(&mut self, delivery: &InFlightDelivery, name: &ActionName) {
-        delivery.settle();
+        self.settle(delivery);
         self.discard(&delivery.event);
         self.ledger.complete(delivery.event_ref, name.clone());
+    }
+
+    /// Takes note that a delivery has ended here.
+    fn settle(&self, delivery: &InFlightDelivery) {
+        delivery.settle();
+        self.ended(&delivery.event);
+    }
+
+    /// Tells backfills of their rows with which nothing is left to do here.
+    fn ended(&self, event: &Event) {
+        if event.operation == Operation::Read {
+            self.writer.arrivals.note(event.occurred_at);
+        }
     }
 
     /// Completes a delivery by a dead letter, unless its observer drops those that fail.
@@ -198,8 +214,9 @@ impl CheckpointBuffer {
     }
 
     /// Hands a delivery over to the queue, whose job [`Self::add_job`] adds.
-    pub(super) fn hand_to_queue(&mut self, event: EventRef, name: ActionName) {
-        self.ledger.hand_to_queue(event, name);
+    pub(super) fn hand_to_queue(&mut self, delivery: &InFlightDelivery, name: ActionName) {
+        self.settle(delivery);
+        self.ledger.hand_to_queue(delivery.event_ref, name);
     }
 
     /// Adds a job. One that is due is committed soon.

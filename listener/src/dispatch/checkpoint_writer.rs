@@ -10,6 +10,7 @@ use sqlx::PgPool;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::backfill::PageArrivals;
 use crate::checkpoint::{CheckpointCommit, CheckpointError, CommitResult, write_commit};
 use crate::delivery::event::Event;
 use crate::telemetry::health::Health;
@@ -42,6 +43,8 @@ pub struct CheckpointWriter {
     pub server_incarnation: Uuid,
     /// Is told when the database is unavailable, and when it is back.
     pub health: Arc<Health>,
+    /// Is told how far rows of backfills are delivered.
+    pub(crate) arrivals: Arc<PageArrivals>,
     /// The metrics.
     pub metrics: Metrics,
 }

@@ -232,8 +232,7 @@ impl DeliveryLanes {
         let Some(compiled) = self.targets.target(lane.0) else {
             return;
         };
-        delivery.settle();
-        checkpoint.hand_to_queue(delivery.event_ref, compiled.name.clone());
+        checkpoint.hand_to_queue(&delivery, compiled.name.clone());
         let job = PendingJob {
             event: delivery.event,
             name: compiled.name.clone(),

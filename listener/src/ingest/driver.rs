@@ -23,7 +23,7 @@ use super::setup::{self, Mode};
 use super::slot_watch;
 use super::store::{SourceClaim, SourceStore};
 use super::stream::Stream;
-use crate::backfill::{BackfillStore, PageScope};
+use crate::backfill::{BackfillStore, PageArrivals, PageScope};
 use crate::telemetry::backfill_metrics::BackfillMetrics;
 use crate::telemetry::source_metrics::SourceMetrics;
 use crate::telemetry::status::StatusReporter;
@@ -65,6 +65,8 @@ pub(crate) struct Ingester {
     pub(crate) metrics: SourceMetrics,
     /// Metrics of backfills.
     pub(crate) backfill_metrics: BackfillMetrics,
+    /// How far rows of backfills are delivered.
+    pub(crate) arrivals: Arc<PageArrivals>,
     /// What the operator is told.
     pub(crate) reporter: Arc<StatusReporter>,
 }
@@ -225,6 +227,7 @@ impl Ingester {
             source: source.clone(),
             store: backfills.clone(),
             requests,
+            arrivals: Arc::clone(&self.arrivals),
             metrics: self.backfill_metrics.clone(),
         };
         let mut stream = Stream {

@@ -20,8 +20,8 @@ use super::error::IngestError;
 use super::rows::LogRow;
 use super::table_plan::TablePlan;
 use crate::backfill::{
-    BackfillStore, ClaimedBackfill, KeyedTable, LOOK_INTERVAL, PageError, PagePace, PageProgress,
-    begin_read,
+    BackfillStore, ClaimedBackfill, KeyedTable, LOOK_INTERVAL, PageArrivals, PageError, PagePace,
+    PageProgress, begin_read,
 };
 use crate::capture::snapshot::Snapshot;
 use crate::telemetry::backfill_metrics::BackfillMetrics;
@@ -82,6 +82,8 @@ pub(crate) struct PageReader {
     pub(crate) store: BackfillStore,
     /// The reader of the log.
     pub(crate) requests: mpsc::Sender<PageRequest>,
+    /// How far its rows are delivered.
+    pub(crate) arrivals: Arc<PageArrivals>,
     /// Metrics.
     pub(crate) metrics: BackfillMetrics,
 }
@@ -268,6 +270,7 @@ impl PageReader {
             speed.read();
             backoff.reset();
             let read = page.progress.clone();
+            let read_at = page.rows.first().map(|row| row.occurred_at);
             let ended = if unseen.may_be(&page.snapshot) {
                 Some(PageEnd::Discarded)
             } else {
@@ -279,6 +282,9 @@ impl PageReader {
                 Some(PageEnd::Discarded) => sleep(UNSEEN_PAUSE).await,
                 Some(PageEnd::Appended) => {
                     self.metrics.rows.inc_by(read.rows.unsigned_abs());
+                    if let Some(read_at) = read_at {
+                        speed.arrived(self.arrivals.arrived(read_at).await);
+                    }
                     let pause = speed.end(read.rows);
                     if read.is_last {
                         break;

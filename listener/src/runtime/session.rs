@@ -231,6 +231,7 @@ impl<'a> ShardRuntime<'a> {
                 listener: name,
                 server_incarnation: database.incarnation,
                 health: Arc::clone(&sources.health),
+                arrivals: Arc::clone(&sources.arrivals),
                 metrics: sources.metrics.clone(),
             },
             reporter: Arc::clone(&sources.reporter),

@@ -153,6 +153,7 @@ impl SessionContext<'_> {
             let (holder, lease) = (self.member.name.clone(), listener.lease.duration);
             let backfiller = Backfiller {
                 store: BackfillStore::new(pool, scope, holder, lease),
+                arrivals: Arc::clone(&self.sources.arrivals),
                 metrics: self.sources.metrics.backfill.clone(),
             };
             tasks.ingester = Some(AbortOnDropHandle::new(tokio::spawn(backfiller.run(stop))));
@@ -166,6 +167,7 @@ impl SessionContext<'_> {
             lease: listener.lease.duration,
             metrics: self.sources.metrics.source.clone(),
             backfill_metrics: self.sources.metrics.backfill.clone(),
+            arrivals: Arc::clone(&self.sources.arrivals),
             reporter: Arc::clone(&self.sources.reporter),
         };
         tasks.ingester = Some(AbortOnDropHandle::new(tokio::spawn(ingester.run(stop))));

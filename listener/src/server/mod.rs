@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::backfill::PageArrivals;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::status::StatusReporter;
@@ -34,6 +35,8 @@ pub struct AppState {
     pub api: HttpApi,
     /// Where spans go.
     pub(crate) spans: Spans,
+    /// How far rows of backfills are delivered.
+    pub(crate) arrivals: Arc<PageArrivals>,
 }
 
 impl AppState {
@@ -46,6 +49,7 @@ impl AppState {
             reporter: Arc::new(StatusReporter::new(pod)),
             api: HttpApi::default(),
             spans: Spans::default(),
+            arrivals: Arc::default(),
         }
     }
 
