@@ -97,8 +97,8 @@ async fn listener(client: &Client, name: &str, status: Option<Value>) {
     }
 }
 
-/// Makes a ReplicaSet whose one pod has the labels of a listener, and says of that pod that it runs, and is ready
-/// or not. The ReplicaSet is a real one, as pods without their owner are collected.
+/// Makes a `ReplicaSet` whose one pod has the labels of a listener, and says of that pod that it runs, and is ready
+/// or not. The `ReplicaSet` is a real one, as pods without their owner are collected.
 async fn pod(client: &Client, listener: &str, replica_set: &str, is_ready: bool) {
     let labels = json!({"app.kubernetes.io/name": "observer-listener", "app.kubernetes.io/instance": listener});
     let object = json!({
