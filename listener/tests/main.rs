@@ -23,6 +23,7 @@ mod effects;
 mod enrich;
 mod events;
 mod examples;
+mod exemplars;
 mod faults;
 mod figures;
 mod floods;

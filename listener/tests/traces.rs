@@ -12,10 +12,10 @@ use crate::support::listener::{Config, Process};
 use crate::support::probe::{free_address, get, measures, metric};
 use crate::support::{TestDb, database, eventually_or};
 
-const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
-const WRITER: &str = "00f067aa0ba902b7";
+pub(crate) const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+pub(crate) const WRITER: &str = "00f067aa0ba902b7";
 
-async fn orders() -> TestDb {
+pub(crate) async fn orders() -> TestDb {
     let db = database().await;
     db.run(
         "create table orders (id int primary key, total numeric not null default 0);
@@ -26,7 +26,7 @@ async fn orders() -> TestDb {
 }
 
 /// An observer that posts orders, with a lookup perhaps.
-fn observer(enrich: &str, more: &str, url: &str) -> String {
+pub(crate) fn observer(enrich: &str, more: &str, url: &str) -> String {
     let body = if enrich.is_empty() {
         ""
     } else {

@@ -225,14 +225,15 @@ impl LaneExecutor {
         let token = self.lease_token.child_token();
         self.cancels().insert(claim.clone(), token.clone());
         let made = (attempts, replay);
-        let (outcome, took) = try_once(compiled, event, made, token, &self.spans).await;
+        let tried = try_once(compiled, event, made, token, &self.spans).await;
         self.cancels().remove(claim);
-        let outcome = outcome?;
-        self.metrics.record_attempt(&compiled.name, &outcome, took);
+        let (outcome, took) = (tried.outcome?, tried.took);
+        self.metrics
+            .record_attempt(&compiled.name, &outcome, took, tried.span);
         if outcome == Outcome::Delivered && payload.replay.is_none() {
             let occurred_at = payload.event.occurred_at;
             self.metrics
-                .record_delivered(&compiled.name, occurred_at, Utc::now());
+                .record_delivered(&compiled.name, occurred_at, Utc::now(), tried.span);
         }
         Some((outcome, took))
     }

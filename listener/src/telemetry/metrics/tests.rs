@@ -87,7 +87,7 @@ fn add_series(metrics: &Metrics) {
         gauges.with_label_values(&labels[..1]).inc();
     }
     for durations in [delivery_attempt_duration, delivery_latency] {
-        durations.with_label_values(&labels[..2]).observe(0.1);
+        durations.observe(&labels[..2], 0.1, None);
     }
 }
 
@@ -155,7 +155,7 @@ fn series_of_what_is_removed_go_away() {
     add_series(&metrics);
     let other = ["default/other", "notify", "x"];
     metrics.delivery_attempts.with_label_values(&other).inc();
-    let text = || String::from_utf8(metrics.render().unwrap()).unwrap();
+    let text = || String::from_utf8(metrics.render(Format::Text).unwrap()).unwrap();
     let series = |observer: &str| {
         let label = format!("observer=\"{observer}\"");
         text().lines().filter(|line| line.contains(&label)).count()
