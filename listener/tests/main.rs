@@ -41,6 +41,7 @@ mod migrate;
 mod odd_roles;
 mod operate;
 mod order;
+mod otlp;
 mod outdated;
 mod own_database;
 mod poison;

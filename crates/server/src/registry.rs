@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use prometheus::core::Collector;
 #[cfg(target_os = "linux")]
 use prometheus::process_collector::ProcessCollector;
-use prometheus::proto::{MetricFamily, MetricType};
+use prometheus::proto::{Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, Gauge, Opts, TextEncoder};
 
-use crate::exemplars::{Exemplars, TracedHistogramVec};
+use crate::exemplars::{Exemplar, Exemplars, TracedHistogramVec};
 use crate::format::Format;
 use crate::memory_limit::memory_limit;
 use crate::open_metrics;
@@ -111,6 +111,13 @@ impl Registry {
         let mut all = self.inner.gather();
         all.extend(self.process.gather());
         all
+    }
+
+    /// Returns the exemplars of a series of a metric.
+    #[must_use]
+    pub fn exemplars(&self, name: &str, series: &Metric) -> Vec<Exemplar> {
+        let all = lock(&self.exemplars).get(name).map(|all| all.of(series));
+        all.into_iter().flatten().flatten().collect()
     }
 
     /// Writes the metrics that have series.

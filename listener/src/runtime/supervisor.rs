@@ -27,6 +27,7 @@ use super::tracking_watch::ReportedFindings;
 use crate::coordination::membership::MemberIdentity;
 use crate::database::{START_PATIENCE, diagnose_url};
 use crate::observers::Observers;
+use crate::otlp;
 use crate::server::AppState;
 use crate::telemetry::metrics::Metrics;
 use crate::trace;
@@ -89,7 +90,7 @@ async fn run_named<S: ConfigSource>(
     let mut sources = AppState::new(metrics, options.member.name.as_str());
     let mut tasks: JoinSet<Result<(), RunError>> = JoinSet::new();
     let done = CancellationToken::new();
-    let traces = start_traces(options, &mut sources, &done);
+    let telemetry = start_telemetry(options, &mut sources, &done);
     if let Some(at) = options.listen {
         let with_api = options.api_listen == Some(at);
         serve_http(at, with_api, &mut tasks, &sources, &done).await?;
@@ -110,9 +111,9 @@ async fn run_named<S: ConfigSource>(
     };
     done.cancel();
     join_all(&mut tasks).await;
-    if let Some(traces) = traces {
-        // It bounds its own end.
-        let _ended = traces.await;
+    for sending in telemetry {
+        // Each bounds its own end.
+        let _ended = sending.await;
     }
     if let Ok(None) = &result {
         log_stopped(&options.listener, &sources);
@@ -120,25 +121,32 @@ async fn run_named<S: ConfigSource>(
     result
 }
 
-/// Starts traces, if the environment asks for them. Deliveries never depend on them.
-fn start_traces(
+/// Starts to send traces and metrics, if the environment asks for them. Deliveries never depend on them.
+fn start_telemetry(
     options: &ProcessOptions,
     sources: &mut AppState,
     done: &CancellationToken,
-) -> Option<AbortOnDropHandle<()>> {
-    let names = (&*options.listener, options.member.name.as_str());
-    match trace::start(names, &sources.metrics.process.spans_dropped) {
-        Ok(started) => {
-            let (spans, sender) = started?;
+) -> Vec<AbortOnDropHandle<()>> {
+    let (listener, instance) = (&*options.listener, options.member.name.as_str());
+    let mut sending = Vec::new();
+    match trace::start((listener, instance), &sources.metrics.process.spans_dropped) {
+        Ok(Some((spans, sender))) => {
             sources.spans = spans;
-            let sending = tokio::spawn(sender.run(done.clone()));
-            Some(AbortOnDropHandle::new(sending))
+            sending.push(tokio::spawn(sender.run(done.clone())));
         }
-        Err(error) => {
-            tracing::error!("no traces are sent: {error}");
-            None
-        }
+        Ok(None) => {}
+        Err(error) => tracing::error!("no traces are sent: {error}"),
     }
+    match otlp::start_metrics(listener, instance) {
+        Ok(Some(sender)) => {
+            let (registry, sources) = (sources.metrics.registry().clone(), sources.clone());
+            let sender = sender.run(registry, move || sources.note_readiness(), done.clone());
+            sending.push(tokio::spawn(sender));
+        }
+        Ok(None) => {}
+        Err(error) => tracing::error!("no metrics are sent: {error}"),
+    }
+    sending.into_iter().map(AbortOnDropHandle::new).collect()
 }
 
 fn log_stopped(listener: &str, sources: &AppState) {

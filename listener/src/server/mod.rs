@@ -54,6 +54,12 @@ impl AppState {
         }
     }
 
+    /// Updates the metric of readiness, before metrics are read.
+    pub(crate) fn note_readiness(&self) {
+        let is_ready = self.health.not_ready(Instant::now()).is_none();
+        self.metrics.process.ready.set(i64::from(is_ready));
+    }
+
     /// Updates metrics and readiness with the stalled shards of the reporter.
     pub(crate) fn publish_stalls(&self) {
         let stalled = self.reporter.stalled();
@@ -108,8 +114,7 @@ async fn ready(State(state): State<AppState>) -> impl IntoResponse {
 }
 
 async fn metrics(State(state): State<AppState>, headers: HeaderMap) -> impl IntoResponse {
-    let is_ready = state.health.not_ready(Instant::now()).is_none();
-    state.metrics.process.ready.set(i64::from(is_ready));
+    state.note_readiness();
     let format = Format::preferred(&headers);
     server::metrics(format, state.metrics.render(format))
 }

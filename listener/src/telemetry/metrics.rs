@@ -502,6 +502,11 @@ impl Metrics {
         self.registry.describe()
     }
 
+    /// Returns the registry of the metrics.
+    pub(crate) const fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
     /// Renders all metrics in a format.
     pub fn render(&self, format: Format) -> Result<Vec<u8>, prometheus::Error> {
         self.registry.render(format)

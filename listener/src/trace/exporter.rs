@@ -3,20 +3,19 @@
 
 use std::time::Duration;
 
-use opentelemetry::KeyValue;
 use opentelemetry_otlp::tonic_types::transport::ClientTlsConfig;
 use opentelemetry_otlp::{
     ExporterBuildError, Protocol, SpanExporter, WithExportConfig as _, WithTonicConfig as _,
 };
-use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
 use prometheus::IntCounter;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::settings::{Settings, SettingsError};
+use super::settings::Settings;
 use super::spans::Spans;
+use crate::otlp::{SettingsError, resource};
 
 /// Most spans that wait to be sent, some kilobytes each at most.
 const MAX_WAITING: usize = 4096;
@@ -82,28 +81,6 @@ pub(crate) fn start(
         is_failing: false,
     };
     Ok(Some((spans, sender)))
-}
-
-/// Returns what sends the spans. The environment has the last word.
-fn resource(listener: &str, instance: &str, variable: impl Fn(&str) -> Option<String>) -> Resource {
-    let given = variable("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
-    let has_name = variable("OTEL_SERVICE_NAME").is_some_and(|name| !name.is_empty());
-    let own = [
-        ("service.name", "observer-listener"),
-        ("service.version", env!("CARGO_PKG_VERSION")),
-        ("service.instance.id", instance),
-        ("observer.listener", listener),
-    ];
-    let own = own.into_iter().filter(|(key, _)| {
-        let is_given = given.split(',').any(|pair| {
-            let name = pair.split_once('=').map(|(name, _)| name.trim());
-            name == Some(key)
-        });
-        !(is_given || *key == "service.name" && has_name)
-    });
-    Resource::builder()
-        .with_attributes(own.map(|(key, value)| KeyValue::new(key, value.to_owned())))
-        .build()
 }
 
 impl SpanSender {
