@@ -1,13 +1,15 @@
-//! Metrics over OTLP, in a real collector.
+//! Metrics and log lines over OTLP, in a real collector.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value;
 use opentelemetry_proto::tonic::metrics::v1::{Metric, NumberDataPoint};
-use testkit::http_sink::{Behaviour, Sink};
+use testkit::http_sink::{Behaviour, Handler, Options, Request, Response, Sink};
 
-use crate::support::collector::{Collector, Metrics, hex, texts};
+use crate::support::collector::{Collector, Line, Metrics, Span, hex, texts};
 use crate::support::eventually_or;
 use crate::support::listener::{Config, Process};
 use crate::support::probe::{free_address, get};
@@ -155,5 +157,114 @@ async fn endpoint_for_traces_alone_gets_nothing_else() {
     db.run("insert into orders values (1)").await;
     collector.comes(1, |span| span.name == "POST").await;
     process.stop().await;
-    assert_eq!(collector.metrics().len(), 0);
+    assert_eq!((collector.metrics().len(), collector.lines().len()), (0, 0));
+}
+
+/// A receiver that refuses the first request, and repeats the secret that it was told.
+#[derive(Default)]
+struct Repeats(AtomicBool);
+
+impl Handler for Repeats {
+    fn control(&self, _: &Request) -> Option<Response> {
+        let is_first = !self.0.swap(true, Ordering::Relaxed);
+        is_first.then(|| Response {
+            status: 503,
+            body: b"no entry with s3cr3t".to_vec(),
+            behaviour: None,
+        })
+    }
+
+    fn delivered(&self, _: &Request, _: u16) {}
+}
+
+#[tokio::test]
+async fn log_lines_are_sent_as_they_stand_on_standard_error() {
+    let db = orders().await;
+    let collector = Collector::start().await;
+    for (id, mut variables) in [(1, collector.http()), (2, collector.grpc())] {
+        let options = Options {
+            handler: Some(Arc::new(Repeats::default()) as Arc<dyn Handler>),
+            ..Options::default()
+        };
+        let sink = Sink::start_with(options).await.unwrap();
+        let url = sink.url("/hook?token=s3cr3t");
+        let config = Config::new(&db.url, "", &observer("", "", &url));
+        variables.push(("RUST_LOG", "debug"));
+        let process = Process::run_with(&config, "off", &variables);
+        db.run(&format!("insert into orders values ({id})")).await;
+        sink.arrived(1).await;
+        let said = process.stop().await;
+        let attempts = |line: &&Line| line.target == "observer::attempt";
+        let lines: Vec<Line> = collector.lines();
+        let [.., failed, delivered] = &*lines.iter().filter(attempts).collect::<Vec<_>>() else {
+            panic!("{lines:#?}");
+        };
+        assert_eq!(failed.message, "an attempt failed");
+        assert_eq!(failed.severity, (13, "WARN".to_owned()));
+        assert_eq!(delivered.message, "delivered");
+        assert_eq!(delivered.severity, (5, "DEBUG".to_owned()));
+        assert_eq!(failed.resource["observer.listener"], "default/test");
+        assert_eq!(failed.attributes["observer"], "default/notify");
+        assert_eq!(
+            (
+                &*failed.attributes["attempt"],
+                &*delivered.attributes["attempt"]
+            ),
+            ("1", "2")
+        );
+        let posts: Vec<Span> = collector
+            .spans()
+            .into_iter()
+            .filter(|span| span.name == "POST")
+            .collect();
+        for (line, span) in [failed, delivered]
+            .into_iter()
+            .zip(&posts[posts.len() - 2..])
+        {
+            assert_eq!((&line.trace, &line.span), (&span.trace, &span.id));
+        }
+        // What is hidden on standard error is hidden here.
+        let error = &failed.attributes["error"];
+        assert!(
+            error.contains("[redacted]") && said.contains(error.as_str()),
+            "{error}\n{said}"
+        );
+        assert!(!format!("{lines:?}").contains("s3cr3t"));
+        // Lines of a request are in order within each part of the program alone.
+        let is_last = |line: &Line| {
+            line.message
+                .starts_with("stopped; all that was finished is saved")
+        };
+        assert!(lines.iter().rev().any(is_last), "{lines:#?}");
+    }
+}
+
+#[tokio::test]
+async fn lines_of_the_exporter_are_not_sent() {
+    let db = orders().await;
+    let (collector, sink) = (
+        Collector::start().await,
+        Sink::start(Behaviour::Ok).await.unwrap(),
+    );
+    let config = Config::new(&db.url, "", &observer("", "", &sink.url("/hook")));
+    for variables in [collector.http(), collector.grpc()] {
+        let endpoint = variables[0].1;
+        let port = endpoint.rsplit(':').next().unwrap();
+        let mut variables = variables.clone();
+        variables.extend([
+            ("RUST_LOG", "trace"),
+            ("OTEL_TRACES_EXPORTER", "none"),
+            ("OTEL_METRICS_EXPORTER", "none"),
+        ]);
+        let before = collector.lines().len();
+        let mut process = Process::run_with(&config, "off", &variables);
+        process.says(port).await;
+        let look = async || (collector.lines().len() > before).then_some(());
+        eventually_or(look, async || process.said()).await;
+        process.stop().await;
+        let lines = collector.lines().split_off(before);
+        for line in lines {
+            assert!(!format!("{line:?}").contains(port), "{line:?}");
+        }
+    }
 }

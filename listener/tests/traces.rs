@@ -259,6 +259,8 @@ async fn collectors_that_fail_delay_nothing() {
         };
         let config = Config::new(&db.url, "", &observer("", "", &sink.url("/hook")));
         let listen = free_address();
+        let mut variables = variables;
+        variables.push(("RUST_LOG", "info,observer::attempt=debug"));
         let mut process = Process::run_with(&config, &listen, &variables);
         process.says("running").await;
         db.run(&format!(
@@ -266,10 +268,12 @@ async fn collectors_that_fail_delay_nothing() {
         ))
         .await;
         sink.arrived(ORDERS).await;
-        let dropped = "observer_telemetry_spans_dropped_total";
-        let look = async || metric(&listen, dropped).await.filter(|count| *count > 0.0);
-        let why = async || format!("spans are dropped by {takes:?}:\n{}", process.said());
-        eventually_or(look, why).await;
+        for dropped in ["spans", "logs"] {
+            let counter = format!("observer_telemetry_{dropped}_dropped_total");
+            let look = async || metric(&listen, &counter).await.filter(|count| *count > 0.0);
+            let why = async || format!("{dropped} are dropped by {takes:?}:\n{}", process.said());
+            eventually_or(look, why).await;
+        }
         // What waits is bounded, so a stop is not held up by it.
         process.stop().await;
         assert_eq!(collector.spans().len(), 0);

@@ -226,7 +226,7 @@ fn handle_outcome(
     match next_step(outcome, &compiled.retry, attempts, rand::random) {
         NextStep::Complete(unsent) => {
             if let Some(delivery) = lanes.finish(lane) {
-                attempt_log::delivered(compiled, &delivery.event, attempts, took);
+                attempt_log::delivered(compiled, &delivery.event, (attempts, span), took);
                 checkpoint.delivered(&delivery, &compiled.name, (took, span), unsent);
             }
         }
@@ -239,7 +239,8 @@ fn handle_outcome(
         }
         NextStep::Retry(failure, delay) => {
             if let Some(mut delivery) = lanes.take_running(lane, compiled) {
-                attempt_log::failed(compiled, &delivery.event, &failure, attempts, delay);
+                let made = (attempts, span);
+                attempt_log::failed(compiled, &delivery.event, &failure, made, delay);
                 delivery.record_failure(&failure, Some(took));
                 lanes.requeue(lane, delivery, delay, checkpoint);
             }

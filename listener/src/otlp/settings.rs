@@ -24,6 +24,7 @@ pub(crate) struct SettingsError {
 pub(crate) enum Signal {
     Traces,
     Metrics,
+    Logs,
 }
 
 impl Signal {
@@ -32,6 +33,7 @@ impl Signal {
         match self {
             Self::Traces => "TRACES",
             Self::Metrics => "METRICS",
+            Self::Logs => "LOGS",
         }
     }
 
@@ -125,34 +127,49 @@ mod tests {
             "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
             "http://127.0.0.1:4318",
         );
-        for (variables, traces, metrics) in [
-            (&[][..], false, false),
-            (&[(ALL.0, "")], false, false),
-            (&[ALL], true, true),
-            (&[TRACES], true, false),
+        for (variables, signals) in [
+            (&[][..], [false, false, false]),
+            (&[(ALL.0, "")], [false, false, false]),
+            (&[ALL], [true, true, true]),
+            (&[TRACES], [true, false, false]),
             (
                 &[("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", ALL.1)],
-                false,
-                true,
+                [false, true, false],
             ),
-            (&[ALL, ("OTEL_SDK_DISABLED", "True")], false, false),
-            (&[ALL, ("OTEL_METRICS_EXPORTER", "none")], true, false),
-            (&[ALL, ("OTEL_METRICS_EXPORTER", "prometheus")], true, false),
+            (
+                &[("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", ALL.1)],
+                [false, false, true],
+            ),
+            (&[ALL, ("OTEL_SDK_DISABLED", "True")], [false, false, false]),
+            (
+                &[ALL, ("OTEL_METRICS_EXPORTER", "none")],
+                [true, false, true],
+            ),
+            (
+                &[ALL, ("OTEL_METRICS_EXPORTER", "prometheus")],
+                [true, false, true],
+            ),
+            (
+                &[ALL, ("OTEL_LOGS_EXPORTER", "console")],
+                [true, true, false],
+            ),
             (
                 &[
                     ALL,
                     ("OTEL_TRACES_EXPORTER", "none"),
-                    ("OTEL_METRICS_EXPORTER", "otlp"),
+                    ("OTEL_LOGS_EXPORTER", "otlp"),
                 ],
-                false,
-                true,
+                [false, true, true],
             ),
             // Nothing is wrong with what is not used.
-            (&[TRACES, ("OTEL_METRICS_EXPORTER", "paper")], true, false),
+            (
+                &[TRACES, ("OTEL_METRICS_EXPORTER", "paper")],
+                [true, false, false],
+            ),
         ] {
-            let is_sent = |signal| protocol(signal, of(variables)).is_ok_and(|sent| sent.is_some());
-            let found = (is_sent(Signal::Traces), is_sent(Signal::Metrics));
-            assert_eq!(found, (traces, metrics), "{variables:?}");
+            let found = [Signal::Traces, Signal::Metrics, Signal::Logs]
+                .map(|signal| protocol(signal, of(variables)).is_ok_and(|sent| sent.is_some()));
+            assert_eq!(found, signals, "{variables:?}");
         }
         let protocols = [
             ALL,

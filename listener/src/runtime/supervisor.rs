@@ -14,9 +14,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
-use super::background::{first_error, join_all, mark_stopping, serve_api, serve_http};
+use super::background::{
+    first_error, join_all, mark_stopping, serve_api, serve_http, start_logs, start_telemetry,
+};
 use super::config_source::{ConfigSource, FailurePolicy};
 use super::error::RunError;
 use super::error_reason::problem;
@@ -27,10 +28,8 @@ use super::tracking_watch::ReportedFindings;
 use crate::coordination::membership::MemberIdentity;
 use crate::database::{START_PATIENCE, diagnose_url};
 use crate::observers::Observers;
-use crate::otlp;
 use crate::server::AppState;
 use crate::telemetry::metrics::Metrics;
-use crate::trace;
 
 /// Backoff of sessions that fail, and of the configuration that cannot be read.
 pub(super) const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(10));
@@ -90,6 +89,7 @@ async fn run_named<S: ConfigSource>(
     let mut sources = AppState::new(metrics, options.member.name.as_str());
     let mut tasks: JoinSet<Result<(), RunError>> = JoinSet::new();
     let done = CancellationToken::new();
+    let logs = start_logs(options, &sources);
     let telemetry = start_telemetry(options, &mut sources, &done);
     if let Some(at) = options.listen {
         let with_api = options.api_listen == Some(at);
@@ -118,35 +118,11 @@ async fn run_named<S: ConfigSource>(
     if let Ok(None) = &result {
         log_stopped(&options.listener, &sources);
     }
+    if let Some(logs) = logs {
+        // It bounds its own end.
+        logs.end().await;
+    }
     result
-}
-
-/// Starts to send traces and metrics, if the environment asks for them. Deliveries never depend on them.
-fn start_telemetry(
-    options: &ProcessOptions,
-    sources: &mut AppState,
-    done: &CancellationToken,
-) -> Vec<AbortOnDropHandle<()>> {
-    let (listener, instance) = (&*options.listener, options.member.name.as_str());
-    let mut sending = Vec::new();
-    match trace::start((listener, instance), &sources.metrics.process.spans_dropped) {
-        Ok(Some((spans, sender))) => {
-            sources.spans = spans;
-            sending.push(tokio::spawn(sender.run(done.clone())));
-        }
-        Ok(None) => {}
-        Err(error) => tracing::error!("no traces are sent: {error}"),
-    }
-    match otlp::start_metrics(listener, instance) {
-        Ok(Some(sender)) => {
-            let (registry, sources) = (sources.metrics.registry().clone(), sources.clone());
-            let sender = sender.run(registry, move || sources.note_readiness(), done.clone());
-            sending.push(tokio::spawn(sender));
-        }
-        Ok(None) => {}
-        Err(error) => tracing::error!("no metrics are sent: {error}"),
-    }
-    sending.into_iter().map(AbortOnDropHandle::new).collect()
 }
 
 fn log_stopped(listener: &str, sources: &AppState) {

@@ -1,4 +1,4 @@
-//! A collector of traces and metrics, by gRPC and by HTTP with protobuf: the official messages and the official service.
+//! A collector of traces, metrics and logs, by gRPC and by HTTP with protobuf: the official messages and the official service.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,6 +11,12 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use flate2::read::GzDecoder;
+use opentelemetry_proto::tonic::collector::logs::v1::logs_service_server::{
+    LogsService, LogsServiceServer,
+};
+use opentelemetry_proto::tonic::collector::logs::v1::{
+    ExportLogsServiceRequest, ExportLogsServiceResponse,
+};
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
     MetricsService, MetricsServiceServer,
 };
@@ -66,6 +72,18 @@ pub(crate) struct Metrics {
     pub(crate) metrics: Vec<Metric>,
 }
 
+/// A log line that was taken.
+#[derive(Clone, Debug)]
+pub(crate) struct Line {
+    pub(crate) resource: BTreeMap<String, String>,
+    pub(crate) target: String,
+    pub(crate) severity: (i32, String),
+    pub(crate) message: String,
+    pub(crate) attributes: BTreeMap<String, String>,
+    pub(crate) trace: String,
+    pub(crate) span: String,
+}
+
 /// A request for what is sent of one kind.
 trait Sent: prost::Message + Default {
     type Answer: prost::Message + Default;
@@ -77,6 +95,7 @@ trait Sent: prost::Message + Default {
 struct Taken {
     spans: Arc<Mutex<Vec<Span>>>,
     metrics: Arc<Mutex<Vec<Metrics>>>,
+    lines: Arc<Mutex<Vec<Line>>>,
     /// Values of the header `authorization`.
     logins: Arc<Mutex<Vec<String>>>,
     takes: Arc<Mutex<Takes>>,
@@ -181,6 +200,32 @@ impl Sent for ExportMetricsServiceRequest {
     }
 }
 
+impl Sent for ExportLogsServiceRequest {
+    type Answer = ExportLogsServiceResponse;
+
+    fn keep(self, taken: &Taken) {
+        let mut lines = taken.lines.lock().unwrap();
+        for of_resource in self.resource_logs {
+            let resource = texts(&of_resource.resource.unwrap_or_default().attributes);
+            for of_scope in of_resource.scope_logs {
+                let target = of_scope.scope.unwrap_or_default().name;
+                lines.extend(of_scope.log_records.into_iter().map(|one| {
+                    assert!(one.time_unix_nano > 0);
+                    Line {
+                        resource: resource.clone(),
+                        target: target.clone(),
+                        severity: (one.severity_number, one.severity_text),
+                        message: text(one.body.as_ref()),
+                        attributes: texts(&one.attributes),
+                        trace: hex(&one.trace_id),
+                        span: hex(&one.span_id),
+                    }
+                }));
+            }
+        }
+    }
+}
+
 #[tonic::async_trait]
 impl TraceService for Taken {
     async fn export(
@@ -197,6 +242,16 @@ impl MetricsService for Taken {
         &self,
         request: Request<ExportMetricsServiceRequest>,
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        self.take_by_grpc(request).await
+    }
+}
+
+#[tonic::async_trait]
+impl LogsService for Taken {
+    async fn export(
+        &self,
+        request: Request<ExportLogsServiceRequest>,
+    ) -> Result<Response<ExportLogsServiceResponse>, Status> {
         self.take_by_grpc(request).await
     }
 }
@@ -238,6 +293,7 @@ impl Collector {
         let taken = Taken {
             spans: Arc::default(),
             metrics: Arc::default(),
+            lines: Arc::default(),
             logins: Arc::default(),
             takes: Arc::new(Mutex::new(Takes::All)),
         };
@@ -246,6 +302,7 @@ impl Collector {
         let routes = Router::new()
             .route("/v1/traces", post(by_http::<ExportTraceServiceRequest>))
             .route("/v1/metrics", post(by_http::<ExportMetricsServiceRequest>))
+            .route("/v1/logs", post(by_http::<ExportLogsServiceRequest>))
             .with_state(taken.clone());
         let serving = async move { axum::serve(socket, routes).await.unwrap() };
         let by_http = AbortOnDropHandle::new(tokio::spawn(serving));
@@ -255,11 +312,14 @@ impl Collector {
             TraceServiceServer::new(taken.clone()).accept_compressed(CompressionEncoding::Gzip);
         let metrics =
             MetricsServiceServer::new(taken.clone()).accept_compressed(CompressionEncoding::Gzip);
+        let logs =
+            LogsServiceServer::new(taken.clone()).accept_compressed(CompressionEncoding::Gzip);
         let incoming = tonic::transport::server::TcpIncoming::from(socket);
         let serving = async move {
             let server = tonic::transport::Server::builder()
                 .add_service(traces)
-                .add_service(metrics);
+                .add_service(metrics)
+                .add_service(logs);
             server.serve_with_incoming(incoming).await.unwrap();
         };
         let by_grpc = AbortOnDropHandle::new(tokio::spawn(serving));
@@ -295,6 +355,10 @@ impl Collector {
     /// The metrics of each request so far.
     pub(crate) fn metrics(&self) -> Vec<Metrics> {
         self.taken.metrics.lock().unwrap().clone()
+    }
+
+    pub(crate) fn lines(&self) -> Vec<Line> {
+        self.taken.lines.lock().unwrap().clone()
     }
 
     pub(crate) fn logins(&self) -> Vec<String> {

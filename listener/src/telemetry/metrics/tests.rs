@@ -61,6 +61,7 @@ fn add_series(metrics: &Metrics) {
         ready: _,
         clock_offset: _,
         spans_dropped: _,
+        logs_dropped: _,
     } = process;
     let ConfigMetrics {
         reloads: _,
@@ -130,7 +131,7 @@ fn metric_names_follow_prometheus_practice() {
         .map(prometheus::proto::MetricFamily::name)
         .filter(|name| own(name))
         .collect();
-    assert_eq!(names.len(), 61, "{names:?}");
+    assert_eq!(names.len(), 62, "{names:?}");
     // Those of the process have names and texts of the library's.
     for family in families.iter().filter(|family| own(family.name())) {
         let name = family.name();
