@@ -26,6 +26,7 @@ pub mod lint;
 pub mod matching;
 pub mod migrate;
 pub mod observers;
+mod otlp;
 mod redis_client;
 pub mod runtime;
 pub mod server;

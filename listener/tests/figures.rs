@@ -119,6 +119,8 @@ async fn traces() {
         let mut variables = Vec::new();
         if way > 0 {
             variables = collector.http();
+            variables.push(("OTEL_METRICS_EXPORTER", "none"));
+            variables.push(("OTEL_LOGS_EXPORTER", "none"));
             variables.push(("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"));
             variables.push(("OTEL_TRACES_SAMPLER_ARG", ["0", "0.1", "1"][way]));
         }

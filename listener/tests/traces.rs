@@ -12,10 +12,10 @@ use crate::support::listener::{Config, Process};
 use crate::support::probe::{free_address, get, measures, metric};
 use crate::support::{TestDb, database, eventually_or};
 
-const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
-const WRITER: &str = "00f067aa0ba902b7";
+pub(crate) const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+pub(crate) const WRITER: &str = "00f067aa0ba902b7";
 
-async fn orders() -> TestDb {
+pub(crate) async fn orders() -> TestDb {
     let db = database().await;
     db.run(
         "create table orders (id int primary key, total numeric not null default 0);
@@ -26,7 +26,7 @@ async fn orders() -> TestDb {
 }
 
 /// An observer that posts orders, with a lookup perhaps.
-fn observer(enrich: &str, more: &str, url: &str) -> String {
+pub(crate) fn observer(enrich: &str, more: &str, url: &str) -> String {
     let body = if enrich.is_empty() {
         ""
     } else {
@@ -259,6 +259,8 @@ async fn collectors_that_fail_delay_nothing() {
         };
         let config = Config::new(&db.url, "", &observer("", "", &sink.url("/hook")));
         let listen = free_address();
+        let mut variables = variables;
+        variables.push(("RUST_LOG", "info,observer::attempt=debug"));
         let mut process = Process::run_with(&config, &listen, &variables);
         process.says("running").await;
         db.run(&format!(
@@ -266,10 +268,12 @@ async fn collectors_that_fail_delay_nothing() {
         ))
         .await;
         sink.arrived(ORDERS).await;
-        let dropped = "observer_telemetry_spans_dropped_total";
-        let look = async || metric(&listen, dropped).await.filter(|count| *count > 0.0);
-        let why = async || format!("spans are dropped by {takes:?}:\n{}", process.said());
-        eventually_or(look, why).await;
+        for dropped in ["spans", "logs"] {
+            let counter = format!("observer_telemetry_{dropped}_dropped_total");
+            let look = async || metric(&listen, &counter).await.filter(|count| *count > 0.0);
+            let why = async || format!("{dropped} are dropped by {takes:?}:\n{}", process.said());
+            eventually_or(look, why).await;
+        }
         // What waits is bounded, so a stop is not held up by it.
         process.stop().await;
         assert_eq!(collector.spans().len(), 0);

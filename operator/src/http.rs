@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use server::format::Format;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -44,8 +45,9 @@ async fn readyz(State(sources): State<AppState>) -> impl IntoResponse {
     }
 }
 
-async fn metrics(State(sources): State<AppState>) -> impl IntoResponse {
-    server::metrics(sources.metrics.render())
+async fn metrics(State(sources): State<AppState>, headers: HeaderMap) -> impl IntoResponse {
+    let format = Format::preferred(&headers);
+    server::metrics(format, sources.metrics.render(format))
 }
 
 #[cfg(test)]
@@ -60,6 +62,37 @@ mod tests {
 
     /// Requests that never come to an end of their head.
     const CROWD: usize = 300;
+
+    #[tokio::test]
+    async fn metrics_come_in_the_format_that_is_preferred() {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/metrics", socket.local_addr().unwrap());
+        let sources = AppState {
+            metrics: Metrics::new().unwrap(),
+            ready: Arc::new(AtomicBool::new(true)),
+        };
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(serve(socket, sources, stop.clone()));
+        for (accepted, format, end) in [
+            ("*/*", Format::Text, "\n"),
+            (
+                Format::OpenMetrics.media_type(),
+                Format::OpenMetrics,
+                "\n# EOF\n",
+            ),
+        ] {
+            let request = reqwest::Client::new().get(&url).header("accept", accepted);
+            let answer = request.send().await.unwrap();
+            assert_eq!(answer.headers()["content-type"], format.media_type());
+            let text = answer.text().await.unwrap();
+            assert!(
+                text.contains("\nobserver_operator_leader 0\n") && text.ends_with(end),
+                "{text}"
+            );
+        }
+        stop.cancel();
+        serving.await.unwrap();
+    }
 
     #[tokio::test]
     async fn half_requests_are_bounded_and_block_no_probe() {

@@ -9,6 +9,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
+use crate::lines::ReaderLayer;
 use crate::writer::LogWriter;
 
 /// Format of log lines.
@@ -136,6 +137,7 @@ pub fn start(format: LogFormat, by_default: &str) -> std::io::Result<()> {
     let initialised = tracing_subscriber::registry()
         .with(filter)
         .with(lines)
+        .with(ReaderLayer)
         .try_init();
     if initialised.is_ok() {
         FILTER.get_or_init(|| FilterHandle { started, handle });

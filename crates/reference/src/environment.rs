@@ -58,7 +58,8 @@ pub(crate) fn body() -> anyhow::Result<String> {
          `spec.podTemplate.env` of a listener adds variables to its pods; names that begin with \
          `OBSERVER_`, and `POD_NAME`, `POD_NAMESPACE`, `POD_UID` and `POD_IP`, are rejected there. \
          Variables of OpenTelemetry, as `OTEL_EXPORTER_OTLP_ENDPOINT`, have a listener send \
-         [traces](../how-to/traces.md).\n",
+         [traces](../how-to/traces.md#send-spans), and [metrics and log lines]\
+         (../how-to/operate.md#metrics-and-log-lines-over-otlp).\n",
     );
     Ok(text)
 }

@@ -21,7 +21,8 @@ pub fn of_operator() -> anyhow::Result<Vec<MetricDescription>> {
 /// Writes the page.
 pub(crate) fn body() -> anyhow::Result<String> {
     Ok(format!(
-        "Both programs serve their metrics on `/metrics` in the text format of Prometheus. \
+        "Both programs serve their metrics on `/metrics` in the text format of Prometheus, or in \
+         OpenMetrics where a client prefers that. \
          [Alerts](../how-to/runbook.md) for them come with the chart, and so does \
          [a dashboard](../how-to/operate.md#dashboard). Labels are names of configuration, kinds and outcomes, never \
          keys, tenants or addresses. The series of an observer or an action that is removed go away.\n\n\

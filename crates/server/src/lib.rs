@@ -1,7 +1,10 @@
 //! HTTP server with bounded resources: a limited number of connections, and timeouts for idle ones and
 //! for slow requests. So clients cannot use up the file descriptors that the program needs itself.
 
+pub mod exemplars;
+pub mod format;
 mod memory_limit;
+mod open_metrics;
 pub mod registry;
 
 use std::collections::BTreeMap;
@@ -30,6 +33,8 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::format::Format;
+
 /// Most connections at once. For one more, the oldest is closed of which no request is being answered.
 pub const MOST_CONNECTIONS: usize = 64;
 
@@ -57,11 +62,10 @@ struct Activity {
     answering: AtomicU64,
 }
 
-/// Responds with metrics in the text format of Prometheus, or with the error that they could not be
-/// rendered for.
-pub fn metrics<E: Display>(rendered: Result<Vec<u8>, E>) -> Response {
+/// Responds with metrics in a format, or with the error that they could not be rendered for.
+pub fn metrics<E: Display>(format: Format, rendered: Result<Vec<u8>, E>) -> Response {
     let (status, format, body) = match rendered {
-        Ok(text) => (StatusCode::OK, "text/plain; version=0.0.4", text),
+        Ok(text) => (StatusCode::OK, format.media_type(), text),
         Err(error) => {
             let text = error.to_string().into_bytes();
             (StatusCode::INTERNAL_SERVER_ERROR, "text/plain", text)

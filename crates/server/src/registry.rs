@@ -1,15 +1,19 @@
-//! Registry of metrics that can describe what is registered in it, for the reference of metrics.
+//! Registry of metrics that can describe what is registered in it, for the reference of metrics, and write it
+//! with exemplars.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus::core::Collector;
 #[cfg(target_os = "linux")]
 use prometheus::process_collector::ProcessCollector;
-use prometheus::proto::{MetricFamily, MetricType};
-use prometheus::{Gauge, Opts};
+use prometheus::proto::{Metric, MetricFamily, MetricType};
+use prometheus::{Encoder, Gauge, Opts, TextEncoder};
 
+use crate::exemplars::{Exemplar, Exemplars, TracedHistogramVec};
+use crate::format::Format;
 use crate::memory_limit::memory_limit;
+use crate::open_metrics;
 
 /// Name, type, labels and meaning of a metric.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,6 +37,8 @@ pub struct Registry {
     process: prometheus::Registry,
     prefix: Option<String>,
     described: Arc<Mutex<Vec<MetricDescription>>>,
+    /// Of the metrics that have some, by name.
+    exemplars: Arc<Mutex<HashMap<String, Exemplars>>>,
 }
 
 impl Registry {
@@ -46,6 +52,7 @@ impl Registry {
             process: prometheus::Registry::new_custom(None, labels)?,
             prefix,
             described: Arc::default(),
+            exemplars: Arc::default(),
         })
     }
 
@@ -66,7 +73,7 @@ impl Registry {
         for collector in collectors {
             let described = describe(None, &*collector);
             self.process.register(collector)?;
-            self.lock().extend(described);
+            lock(&self.described).extend(described);
         }
         Ok(())
     }
@@ -75,7 +82,17 @@ impl Registry {
     pub fn register(&self, collector: Box<dyn Collector>) -> Result<(), prometheus::Error> {
         let described = describe(self.prefix.as_deref(), &*collector);
         self.inner.register(collector)?;
-        self.lock().extend(described);
+        lock(&self.described).extend(described);
+        Ok(())
+    }
+
+    /// Registers histograms with their exemplars.
+    pub fn register_traced(&self, histograms: TracedHistogramVec) -> Result<(), prometheus::Error> {
+        let exemplars = histograms.exemplars().clone();
+        let described = describe(self.prefix.as_deref(), &histograms);
+        self.register(Box::new(histograms))?;
+        let named = described.into_iter().map(|metric| metric.name);
+        lock(&self.exemplars).extend(named.map(|name| (name, exemplars.clone())));
         Ok(())
     }
 
@@ -83,7 +100,8 @@ impl Registry {
     pub fn unregister(&self, collector: Box<dyn Collector>) -> Result<(), prometheus::Error> {
         let gone = describe(self.prefix.as_deref(), &*collector);
         self.inner.unregister(collector)?;
-        self.lock().retain(|metric| !gone.contains(metric));
+        lock(&self.described).retain(|metric| !gone.contains(metric));
+        lock(&self.exemplars).retain(|name, _| gone.iter().all(|metric| metric.name != *name));
         Ok(())
     }
 
@@ -95,19 +113,39 @@ impl Registry {
         all
     }
 
+    /// Returns the exemplars of a series of a metric.
+    #[must_use]
+    pub fn exemplars(&self, name: &str, series: &Metric) -> Vec<Exemplar> {
+        let all = lock(&self.exemplars).get(name).map(|all| all.of(series));
+        all.into_iter().flatten().flatten().collect()
+    }
+
+    /// Writes the metrics that have series.
+    pub fn render(&self, format: Format) -> Result<Vec<u8>, prometheus::Error> {
+        let families = self.gather();
+        match format {
+            Format::Text => {
+                let mut text = Vec::new();
+                TextEncoder::new().encode(&families, &mut text)?;
+                Ok(text)
+            }
+            Format::OpenMetrics => open_metrics::encode(&families, &lock(&self.exemplars))
+                .map(String::into_bytes)
+                .map_err(|error| prometheus::Error::Msg(error.to_string())),
+        }
+    }
+
     /// Describes the metrics that are registered, in the order of their names.
     #[must_use]
     pub fn describe(&self) -> Vec<MetricDescription> {
-        let mut described = self.lock().clone();
+        let mut described = lock(&self.described).clone();
         described.sort();
         described
     }
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<MetricDescription>> {
-        self.described
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Describes the metrics of a collector.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use chrono::Utc;
 use crds::config::{OnFailure, Operation};
 use search::DeliveryState;
+use server::exemplars::RecordedSpan;
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
@@ -144,13 +145,14 @@ impl CheckpointBuffer {
         &mut self,
         delivery: &InFlightDelivery,
         name: &ActionName,
-        (took, unsent): (Duration, Option<&'static str>),
+        (took, span): (Duration, Option<RecordedSpan>),
+        unsent: Option<&'static str>,
     ) {
         self.complete(delivery, name);
         let now = Utc::now();
         if unsent.is_none() {
             let metrics = &self.writer.metrics;
-            metrics.record_delivered(name, delivery.event.occurred_at, now);
+            metrics.record_delivered(name, delivery.event.occurred_at, now, span);
         }
         self.deliveries.report(|| DeliveryReport {
             success: Some(Success {

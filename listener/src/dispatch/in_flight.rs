@@ -7,6 +7,7 @@ use chrono::Utc;
 use crds::config::Retry;
 use futures::FutureExt;
 use search::DeliveryState;
+use server::exemplars::RecordedSpan;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +25,7 @@ use crate::delivery::failure::Failure;
 use crate::delivery::outcome::Outcome;
 use crate::delivery::report::DeliveryReport;
 use crate::delivery::retry_policy;
-use crate::observers::attempt::try_once;
+use crate::observers::attempt::{Tried, try_once};
 use crate::observers::{Compiled, LaneId, attempt_log};
 use crate::telemetry::metrics::Metrics;
 use crate::trace::spans::Spans;
@@ -95,9 +96,7 @@ impl InFlightDelivery {
 #[derive(Debug)]
 pub(super) struct AttemptResult {
     lane: LaneId,
-    /// `None` if it was cancelled.
-    outcome: Option<Outcome>,
-    took: Duration,
+    tried: Tried,
 }
 
 /// Makes one attempt, unless it is cancelled. A panic of the action fails this attempt alone.
@@ -112,11 +111,7 @@ fn attempt(
     let made = (delivery.attempts, None);
     let trying = try_once(compiled, event, made, cancel, spans);
     // What an `async` block awaits is in it twice, and there are thousands of these.
-    trying.map(move |(outcome, took)| AttemptResult {
-        lane,
-        outcome,
-        took,
-    })
+    trying.map(move |tried| AttemptResult { lane, tried })
 }
 
 /// What follows an attempt.
@@ -197,15 +192,16 @@ impl Attempts {
         shards: &mut OwnedShards,
         checkpoint: &mut CheckpointBuffer,
     ) -> bool {
-        let lane = result.lane;
+        let AttemptResult { lane, tried } = result;
+        let Tried { took, span, .. } = tried;
         let owner = lanes.lanes().head(lane).map(|delivery| delivery.owner);
         let is_draining = owner.and_then(|owner| shards.end_attempt(owner));
-        match (is_draining, result.outcome, lanes.targets().target(lane.0)) {
+        match (is_draining, tried.outcome, lanes.targets().target(lane.0)) {
             (Some(_), Some(outcome), Some(compiled)) => {
                 let compiled = Arc::clone(compiled);
                 self.metrics
-                    .record_attempt(&compiled.name, &outcome, result.took);
-                handle_outcome(lane, (outcome, result.took), &compiled, lanes, checkpoint);
+                    .record_attempt(&compiled.name, &outcome, took, span);
+                handle_outcome(lane, (outcome, took, span), &compiled, lanes, checkpoint);
             }
             // It was cancelled, or its shard is no longer owned.
             _ => {
@@ -220,7 +216,7 @@ impl Attempts {
 
 fn handle_outcome(
     lane: LaneId,
-    (outcome, took): (Outcome, Duration),
+    (outcome, took, span): (Outcome, Duration, Option<RecordedSpan>),
     compiled: &Compiled,
     lanes: &mut DeliveryLanes,
     checkpoint: &mut CheckpointBuffer,
@@ -230,8 +226,8 @@ fn handle_outcome(
     match next_step(outcome, &compiled.retry, attempts, rand::random) {
         NextStep::Complete(unsent) => {
             if let Some(delivery) = lanes.finish(lane) {
-                attempt_log::delivered(compiled, &delivery.event, attempts, took);
-                checkpoint.delivered(&delivery, &compiled.name, (took, unsent));
+                attempt_log::delivered(compiled, &delivery.event, (attempts, span), took);
+                checkpoint.delivered(&delivery, &compiled.name, (took, span), unsent);
             }
         }
         NextStep::Requeue => {
@@ -243,7 +239,8 @@ fn handle_outcome(
         }
         NextStep::Retry(failure, delay) => {
             if let Some(mut delivery) = lanes.take_running(lane, compiled) {
-                attempt_log::failed(compiled, &delivery.event, &failure, attempts, delay);
+                let made = (attempts, span);
+                attempt_log::failed(compiled, &delivery.event, &failure, made, delay);
                 delivery.record_failure(&failure, Some(took));
                 lanes.requeue(lane, delivery, delay, checkpoint);
             }

@@ -12,6 +12,7 @@ use crds::duration::HumanDuration;
 use opentelemetry::KeyValue;
 use opentelemetry::trace::SpanKind;
 use serde_json::value::RawValue;
+use server::exemplars::RecordedSpan;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -143,7 +144,7 @@ impl LaneExecutor {
         let outcome = self.outcome(compiled, &payload, attempts, &claimed.claim);
         let attempted = outcome.await;
         notes.payload = Some(payload);
-        let Some((outcome, took)) = attempted else {
+        let Some((outcome, took, span)) = attempted else {
             // While the lease is valid, only a cancelled job has no outcome; its release removes it.
             if !self.lease_token.is_cancelled() {
                 let labels = [&*name.observer, &*name.action, "cancelled"];
@@ -154,7 +155,7 @@ impl LaneExecutor {
         };
         match outcome {
             Outcome::Delivered | Outcome::Skipped | Outcome::Cached => {
-                attempt_log::delivered(compiled, &event, attempts, took);
+                attempt_log::delivered(compiled, &event, (attempts, span), took);
                 notes.success = Some(Success {
                     at: Utc::now(),
                     took,
@@ -178,7 +179,7 @@ impl LaneExecutor {
                     discard(history, &deadline_exceeded(&compiled.retry), attempts, None)
                 }
                 Some(wait) => {
-                    attempt_log::failed(compiled, &event, &failure, attempts, wait);
+                    attempt_log::failed(compiled, &event, &failure, (attempts, span), wait);
                     let attempt = Attempt::new(Utc::now(), &failure, Some(took));
                     attempt::push_attempt(&mut history, attempt);
                     JobOutcome::Retry {
@@ -213,28 +214,30 @@ impl LaneExecutor {
         );
     }
 
-    /// Makes an attempt. Returns its outcome and duration, or `None` if it is cancelled.
+    /// Makes an attempt. Returns its outcome, its duration and its span, if that is recorded; `None` if it is
+    /// cancelled.
     async fn outcome(
         &self,
         compiled: &Compiled,
         payload: &JobPayload,
         attempts: u32,
         claim: &ClaimToken,
-    ) -> Option<(Outcome, Duration)> {
+    ) -> Option<(Outcome, Duration, Option<RecordedSpan>)> {
         let (event, replay) = (Arc::clone(&payload.event), payload.replay.clone());
         let token = self.lease_token.child_token();
         self.cancels().insert(claim.clone(), token.clone());
         let made = (attempts, replay);
-        let (outcome, took) = try_once(compiled, event, made, token, &self.spans).await;
+        let tried = try_once(compiled, event, made, token, &self.spans).await;
         self.cancels().remove(claim);
-        let outcome = outcome?;
-        self.metrics.record_attempt(&compiled.name, &outcome, took);
+        let (outcome, took) = (tried.outcome?, tried.took);
+        self.metrics
+            .record_attempt(&compiled.name, &outcome, took, tried.span);
         if outcome == Outcome::Delivered && payload.replay.is_none() {
             let occurred_at = payload.event.occurred_at;
             self.metrics
-                .record_delivered(&compiled.name, occurred_at, Utc::now());
+                .record_delivered(&compiled.name, occurred_at, Utc::now(), tried.span);
         }
-        Some((outcome, took))
+        Some((outcome, took, tried.span))
     }
 
     /// Cancels the attempts of some claims.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use chrono::Utc;
 use futures::FutureExt as _;
 use opentelemetry::KeyValue;
+use server::exemplars::RecordedSpan;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -19,15 +20,25 @@ use crate::delivery::failure::{Failure, FailureKind};
 use crate::delivery::outcome::Outcome;
 use crate::trace::spans::{AttemptSpan, AttemptTrace, Finished, Spans};
 
-/// Makes one attempt, unless it is cut off. Returns its outcome, nothing if it was cut off, and how long it
-/// took.
+/// What became of an attempt.
+#[derive(Debug)]
+pub(crate) struct Tried {
+    /// Its outcome; nothing if it was cut off.
+    pub(crate) outcome: Option<Outcome>,
+    /// How long it took.
+    pub(crate) took: Duration,
+    /// Its span, if that is recorded.
+    pub(crate) span: Option<RecordedSpan>,
+}
+
+/// Makes one attempt, unless it is cut off.
 pub(crate) fn try_once(
     compiled: &Compiled,
     event: Arc<Event>,
     (attempt, replay): (u32, Option<Arc<str>>),
     cut: CancellationToken,
     spans: &Spans,
-) -> impl Future<Output = (Option<Outcome>, Duration)> + Send + use<> {
+) -> impl Future<Output = Tried> + Send + use<> {
     let action = Arc::clone(&compiled.action);
     let denied = compiled.tenant_denied(&event);
     let (enrichment, cache) = (compiled.enrichment.clone(), compiled.cache.clone());
@@ -51,7 +62,11 @@ pub(crate) fn try_once(
     async move {
         let begun = Instant::now();
         if let Some(failure) = denied {
-            return (Some(Outcome::Rejected(failure)), begun.elapsed());
+            return Tried {
+                outcome: Some(Outcome::Rejected(failure)),
+                took: begun.elapsed(),
+                span: None,
+            };
         }
         let trying = async {
             if let Some(enrichment) = enrichment
@@ -72,10 +87,15 @@ pub(crate) fn try_once(
             Outcome::Rejected(Failure::of(FailureKind::Event, message))
         };
         let outcome = tried.map(|tried| tried.unwrap_or_else(panicked));
-        if let Some((span, attributes)) = spanned {
+        let span = spanned.map(|(span, attributes)| {
             end_span(&span, action.span(), attributes, outcome.as_ref());
+            span.recorded()
+        });
+        Tried {
+            outcome,
+            took: begun.elapsed(),
+            span,
         }
-        (outcome, begun.elapsed())
     }
 }
 

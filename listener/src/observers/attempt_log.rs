@@ -5,12 +5,14 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use chrono::{SecondsFormat, Utc};
+use server::exemplars::RecordedSpan;
 use tokio::time::Instant;
 
 use super::Compiled;
 use crate::delivery::event::Event;
 use crate::delivery::failure::Failure;
 use crate::sync::lock;
+use crate::text::hex::hex;
 
 /// Number of failures that are logged one by one.
 const LOGGED_ONE_BY_ONE: u32 = 5;
@@ -59,7 +61,7 @@ pub(crate) fn failed(
     compiled: &Compiled,
     event: &Event,
     failure: &Failure,
-    attempt: u32,
+    (attempt, span): (u32, Option<RecordedSpan>),
     wait: Duration,
 ) {
     let Some(left_out) = compiled.failures.count(Instant::now()) else {
@@ -73,6 +75,7 @@ pub(crate) fn failed(
         receiver = compiled.action.endpoint_url(),
         event = event.id,
         trace_id = event.trace_id(),
+        span_id = span.map(|of| hex(&of.span)),
         kind = failure.kind.as_str(),
         status = failure.status,
         error = failure.message,
@@ -85,13 +88,19 @@ pub(crate) fn failed(
 }
 
 /// Logs an attempt that succeeded.
-pub(crate) fn delivered(compiled: &Compiled, event: &Event, attempt: u32, took: Duration) {
+pub(crate) fn delivered(
+    compiled: &Compiled,
+    event: &Event,
+    (attempt, span): (u32, Option<RecordedSpan>),
+    took: Duration,
+) {
     tracing::debug!(
         target: "observer::attempt",
         observer = &*compiled.name.observer,
         action = &*compiled.name.action,
         event = event.id,
         trace_id = event.trace_id(),
+        span_id = span.map(|of| hex(&of.span)),
         attempt,
         took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         "delivered"

@@ -1,4 +1,4 @@
-//! What runs beside the sessions of a process: its HTTP ports, and the note of a stop.
+//! What runs beside the sessions of a process: its HTTP ports, what is sent over OTLP, and the note of a stop.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -6,15 +6,57 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::error::RunError;
+use super::supervisor::ProcessOptions;
+use crate::otlp::{self, LogSending};
 use crate::server::{self, AppState, HttpApi};
+use crate::trace;
 
 /// How long open requests and connections may delay the end of a process or of a session.
 pub(super) const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
 
 /// Interval of attempts to listen on the address of the HTTP API.
 const LISTEN_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Starts to send log lines, if the environment asks for them.
+pub(super) fn start_logs(options: &ProcessOptions, sources: &AppState) -> Option<LogSending> {
+    let names = (&*options.listener, options.member.name.as_str());
+    let started = otlp::start_logs(names, &sources.metrics.process.logs_dropped);
+    started.unwrap_or_else(|error| {
+        tracing::error!("no log lines are sent: {error}");
+        None
+    })
+}
+
+/// Starts to send traces and metrics, if the environment asks for them. Deliveries never depend on them.
+pub(super) fn start_telemetry(
+    options: &ProcessOptions,
+    sources: &mut AppState,
+    done: &CancellationToken,
+) -> Vec<AbortOnDropHandle<()>> {
+    let (listener, instance) = (&*options.listener, options.member.name.as_str());
+    let mut sending = Vec::new();
+    match trace::start((listener, instance), &sources.metrics.process.spans_dropped) {
+        Ok(Some((spans, sender))) => {
+            sources.spans = spans;
+            sending.push(tokio::spawn(sender.run(done.clone())));
+        }
+        Ok(None) => {}
+        Err(error) => tracing::error!("no traces are sent: {error}"),
+    }
+    match otlp::start_metrics(listener, instance) {
+        Ok(Some(sender)) => {
+            let (registry, sources) = (sources.metrics.registry().clone(), sources.clone());
+            let sender = sender.run(registry, move || sources.note_readiness(), done.clone());
+            sending.push(tokio::spawn(sender));
+        }
+        Ok(None) => {}
+        Err(error) => tracing::error!("no metrics are sent: {error}"),
+    }
+    sending.into_iter().map(AbortOnDropHandle::new).collect()
+}
 
 /// Serves health checks and metrics on an address until `done`, and the HTTP API too if asked for.
 pub(super) async fn serve_http(

@@ -14,9 +14,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
-use super::background::{first_error, join_all, mark_stopping, serve_api, serve_http};
+use super::background::{
+    first_error, join_all, mark_stopping, serve_api, serve_http, start_logs, start_telemetry,
+};
 use super::config_source::{ConfigSource, FailurePolicy};
 use super::error::RunError;
 use super::error_reason::problem;
@@ -29,7 +30,6 @@ use crate::database::{START_PATIENCE, diagnose_url};
 use crate::observers::Observers;
 use crate::server::AppState;
 use crate::telemetry::metrics::Metrics;
-use crate::trace;
 
 /// Backoff of sessions that fail, and of the configuration that cannot be read.
 pub(super) const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(10));
@@ -89,7 +89,8 @@ async fn run_named<S: ConfigSource>(
     let mut sources = AppState::new(metrics, options.member.name.as_str());
     let mut tasks: JoinSet<Result<(), RunError>> = JoinSet::new();
     let done = CancellationToken::new();
-    let traces = start_traces(options, &mut sources, &done);
+    let logs = start_logs(options, &sources);
+    let telemetry = start_telemetry(options, &mut sources, &done);
     if let Some(at) = options.listen {
         let with_api = options.api_listen == Some(at);
         serve_http(at, with_api, &mut tasks, &sources, &done).await?;
@@ -110,35 +111,18 @@ async fn run_named<S: ConfigSource>(
     };
     done.cancel();
     join_all(&mut tasks).await;
-    if let Some(traces) = traces {
-        // It bounds its own end.
-        let _ended = traces.await;
+    for sending in telemetry {
+        // Each bounds its own end.
+        let _ended = sending.await;
     }
     if let Ok(None) = &result {
         log_stopped(&options.listener, &sources);
     }
-    result
-}
-
-/// Starts traces, if the environment asks for them. Deliveries never depend on them.
-fn start_traces(
-    options: &ProcessOptions,
-    sources: &mut AppState,
-    done: &CancellationToken,
-) -> Option<AbortOnDropHandle<()>> {
-    let names = (&*options.listener, options.member.name.as_str());
-    match trace::start(names, &sources.metrics.process.spans_dropped) {
-        Ok(started) => {
-            let (spans, sender) = started?;
-            sources.spans = spans;
-            let sending = tokio::spawn(sender.run(done.clone()));
-            Some(AbortOnDropHandle::new(sending))
-        }
-        Err(error) => {
-            tracing::error!("no traces are sent: {error}");
-            None
-        }
+    if let Some(logs) = logs {
+        // It bounds its own end.
+        logs.end().await;
     }
+    result
 }
 
 fn log_stopped(listener: &str, sources: &AppState) {

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use crds::pod_status::STATUS_PATH;
+use server::format::Format;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -51,6 +52,12 @@ impl AppState {
             spans: Spans::default(),
             arrivals: Arc::default(),
         }
+    }
+
+    /// Updates the metric of readiness, before metrics are read.
+    pub(crate) fn note_readiness(&self) {
+        let is_ready = self.health.not_ready(Instant::now()).is_none();
+        self.metrics.process.ready.set(i64::from(is_ready));
     }
 
     /// Updates metrics and readiness with the stalled shards of the reporter.
@@ -106,10 +113,10 @@ async fn ready(State(state): State<AppState>) -> impl IntoResponse {
     }
 }
 
-async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
-    let is_ready = state.health.not_ready(Instant::now()).is_none();
-    state.metrics.process.ready.set(i64::from(is_ready));
-    server::metrics(state.metrics.render())
+async fn metrics(State(state): State<AppState>, headers: HeaderMap) -> impl IntoResponse {
+    state.note_readiness();
+    let format = Format::preferred(&headers);
+    server::metrics(format, state.metrics.render(format))
 }
 
 async fn status(State(state): State<AppState>) -> impl IntoResponse {

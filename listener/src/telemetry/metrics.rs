@@ -8,9 +8,10 @@ use crds::config::OnFailure;
 use crds::pod_status::OpenCircuitBreakers;
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, TextEncoder,
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
 };
+use server::exemplars::{RecordedSpan, TracedHistogramVec};
+use server::format::Format;
 use server::registry::{MetricDescription, Registry};
 
 use super::backfill_metrics::BackfillMetrics;
@@ -223,9 +224,9 @@ pub struct Metrics {
     /// Delivery attempts, by outcome: `success`, `retryable`, `permanent`.
     pub delivery_attempts: IntCounterVec,
     /// Duration of delivery attempts in seconds.
-    pub delivery_attempt_duration: HistogramVec,
+    pub delivery_attempt_duration: TracedHistogramVec,
     /// Seconds from the start of an event's transaction until it was delivered.
-    pub delivery_latency: HistogramVec,
+    pub delivery_latency: TracedHistogramVec,
     /// Dead letters written, by kind of failure.
     pub dead_letters_written: IntCounterVec,
     /// Dead letters stored, by observer and kind of failure; reported by one process of the fleet.
@@ -293,7 +294,9 @@ impl Metrics {
         )?;
         let histograms = |name: &str, help: &str, bounds: &[f64]| {
             let opts = HistogramOpts::new(name, help).buckets(bounds.to_vec());
-            registered(&registry, HistogramVec::new(opts, &["observer", "action"])?)
+            let traced = TracedHistogramVec::new(opts, &["observer", "action"])?;
+            registry.register_traced(traced.clone())?;
+            Ok::<_, prometheus::Error>(traced)
         };
         Ok(Self {
             circuits: Arc::default(),
@@ -376,12 +379,13 @@ impl Metrics {
         })
     }
 
-    /// Records a delivery attempt.
+    /// Records a delivery attempt, and its span if that is recorded.
     pub fn record_attempt(
         &self,
         ActionName { observer, action }: &ActionName,
         outcome: &Outcome,
         took: Duration,
+        span: Option<RecordedSpan>,
     ) {
         let outcome = match outcome {
             Outcome::Delivered => "success",
@@ -395,23 +399,23 @@ impl Metrics {
         self.delivery_attempts
             .with_label_values(&[labels[0], labels[1], outcome])
             .inc();
-        self.delivery_attempt_duration
-            .with_label_values(&labels)
-            .observe(took.as_secs_f64());
+        let took = took.as_secs_f64();
+        self.delivery_attempt_duration.observe(&labels, took, span);
     }
 
-    /// Records when an event that occurred at a time was delivered.
+    /// Records when an event that occurred at a time was delivered, and the span of the attempt if that is
+    /// recorded.
     pub fn record_delivered(
         &self,
         ActionName { observer, action }: &ActionName,
         occurred_at: DateTime<Utc>,
         now: DateTime<Utc>,
+        span: Option<RecordedSpan>,
     ) {
-        let latency = self
-            .delivery_latency
-            .with_label_values(&[&**observer, &**action]);
+        let labels = [&**observer, &**action];
         // The clocks of two machines may differ.
-        latency.observe((now - occurred_at).as_seconds_f64().max(0.0));
+        let latency = (now - occurred_at).as_seconds_f64().max(0.0);
+        self.delivery_latency.observe(&labels, latency, span);
     }
 
     /// Removes the series of observers and actions for which `keep` says no. What is reported of rows of the
@@ -498,11 +502,14 @@ impl Metrics {
         self.registry.describe()
     }
 
-    /// Renders all metrics in the text format of Prometheus.
-    pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
-        let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
-        Ok(text)
+    /// Returns the registry of the metrics.
+    pub(crate) const fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Renders all metrics in a format.
+    pub fn render(&self, format: Format) -> Result<Vec<u8>, prometheus::Error> {
+        self.registry.render(format)
     }
 }
 

@@ -14,6 +14,8 @@ pub struct ProcessMetrics {
     pub clock_offset: Gauge,
     /// Spans that were not sent to the collector of traces.
     pub spans_dropped: IntCounter,
+    /// Log lines that were not sent to the collector of logs.
+    pub logs_dropped: IntCounter,
 }
 
 impl ProcessMetrics {
@@ -31,10 +33,15 @@ impl ProcessMetrics {
             "telemetry_spans_dropped_total",
             "Spans that were dropped: the collector did not take them, or too many waited for it",
         )?;
+        let logs_dropped = IntCounter::new(
+            "telemetry_logs_dropped_total",
+            "Log lines that were not sent over OTLP: the collector did not take them, or too many waited for it",
+        )?;
         Ok(Self {
             ready: registered(registry, ready)?,
             clock_offset: registered(registry, clock_offset)?,
             spans_dropped: registered(registry, spans_dropped)?,
+            logs_dropped: registered(registry, logs_dropped)?,
         })
     }
 }

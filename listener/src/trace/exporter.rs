@@ -1,63 +1,35 @@
-//! The task that sends spans. It has a bounded queue, and nothing waits for it: what does not fit, and what the
-//! collector does not take, is dropped and counted.
+//! What sends spans.
 
-use std::time::Duration;
-
-use opentelemetry::KeyValue;
 use opentelemetry_otlp::tonic_types::transport::ClientTlsConfig;
-use opentelemetry_otlp::{
-    ExporterBuildError, Protocol, SpanExporter, WithExportConfig as _, WithTonicConfig as _,
-};
-use opentelemetry_sdk::Resource;
+use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _, WithTonicConfig as _};
+use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
 use prometheus::IntCounter;
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
 
-use super::settings::{Settings, SettingsError};
+use super::settings::Settings;
 use super::spans::Spans;
+use crate::otlp::{BatchSender, Export, MAX_WAITING, OtlpError, resource};
 
-/// Most spans that wait to be sent, some kilobytes each at most.
-const MAX_WAITING: usize = 4096;
-
-/// Most spans of one request.
-const MAX_BATCH: usize = 1024;
-
-/// How long spans are collected for one request.
-const LINGER: Duration = Duration::from_millis(500);
-
-/// Longest time of a request with its retries.
-const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long a stop waits for the spans that are left.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// Why there are no traces.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum TraceError {
-    /// A variable is wrong.
-    #[error(transparent)]
-    Settings(#[from] SettingsError),
-    /// The exporter does not take its variables.
-    #[error("OTEL_EXPORTER_OTLP_ENDPOINT is no URL to send to")]
-    Exporter(#[from] ExporterBuildError),
-}
-
-/// The sending end of spans.
+/// What sends batches of spans.
 #[derive(Debug)]
-pub(crate) struct SpanSender {
-    exporter: SpanExporter,
-    waiting: mpsc::Receiver<SpanData>,
-    dropped: IntCounter,
-    is_failing: bool,
+pub(crate) struct SpanBatches(SpanExporter);
+
+impl Export for SpanBatches {
+    type Item = SpanData;
+
+    const NAMES: (&str, &str) = ("spans", "observer_telemetry_spans_dropped_total");
+
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        self.0.export(batch).await
+    }
 }
 
 /// Starts traces for a listener, if the environment asks for them. What is dropped is counted in `dropped`.
 pub(crate) fn start(
     (listener, instance): (&str, &str),
     dropped: &IntCounter,
-) -> Result<Option<(Spans, SpanSender)>, TraceError> {
+) -> Result<Option<(Spans, BatchSender<SpanBatches>)>, OtlpError> {
     let variable = |name: &str| std::env::var(name).ok();
     let Some(settings) = Settings::read(variable)? else {
         return Ok(None);
@@ -75,101 +47,6 @@ pub(crate) fn start(
     exporter.set_resource(&resource(listener, instance, variable));
     let (queue, waiting) = mpsc::channel(MAX_WAITING);
     let spans = Spans::new(queue, settings.sampler, (listener, dropped), rand::random());
-    let sender = SpanSender {
-        exporter,
-        waiting,
-        dropped: dropped.clone(),
-        is_failing: false,
-    };
+    let sender = BatchSender::new(SpanBatches(exporter), waiting, dropped.clone());
     Ok(Some((spans, sender)))
-}
-
-/// Returns what sends the spans. The environment has the last word.
-fn resource(listener: &str, instance: &str, variable: impl Fn(&str) -> Option<String>) -> Resource {
-    let given = variable("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
-    let has_name = variable("OTEL_SERVICE_NAME").is_some_and(|name| !name.is_empty());
-    let own = [
-        ("service.name", "observer-listener"),
-        ("service.version", env!("CARGO_PKG_VERSION")),
-        ("service.instance.id", instance),
-        ("observer.listener", listener),
-    ];
-    let own = own.into_iter().filter(|(key, _)| {
-        let is_given = given.split(',').any(|pair| {
-            let name = pair.split_once('=').map(|(name, _)| name.trim());
-            name == Some(key)
-        });
-        !(is_given || *key == "service.name" && has_name)
-    });
-    Resource::builder()
-        .with_attributes(own.map(|(key, value)| KeyValue::new(key, value.to_owned())))
-        .build()
-}
-
-impl SpanSender {
-    /// Sends spans until `done`, and then what is left, within a few seconds.
-    pub(crate) async fn run(mut self, done: CancellationToken) {
-        let deadline = async {
-            done.cancelled().await;
-            sleep(FLUSH_TIMEOUT).await;
-        };
-        tokio::select! {
-            () = self.send_until(&done) => {}
-            () = deadline => {}
-        }
-    }
-
-    async fn send_until(&mut self, done: &CancellationToken) {
-        let mut batch = Vec::new();
-        loop {
-            let received = self.waiting.recv_many(&mut batch, MAX_BATCH);
-            let _stopped = done.run_until_cancelled(received).await;
-            if batch.len() < MAX_BATCH {
-                let _stopped = done.run_until_cancelled(sleep(LINGER)).await;
-                while batch.len() < MAX_BATCH
-                    && let Ok(span) = self.waiting.try_recv()
-                {
-                    batch.push(span);
-                }
-            }
-            if batch.is_empty() {
-                return;
-            }
-            let count = batch.len();
-            let is_sent = self.send(std::mem::take(&mut batch)).await;
-            self.note(count, is_sent);
-        }
-    }
-
-    /// Sends a batch. Returns whether the collector took it.
-    async fn send(&self, batch: Vec<SpanData>) -> bool {
-        match timeout(EXPORT_TIMEOUT, self.exporter.export(batch)).await {
-            Ok(Ok(())) => true,
-            // The error may repeat what the collector said, so it is nobody's to trust.
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "spans were not taken");
-                false
-            }
-            Err(_) => false,
-        }
-    }
-
-    /// Counts a batch that was dropped, and logs when that begins and ends.
-    fn note(&mut self, count: usize, is_sent: bool) {
-        if !is_sent {
-            self.dropped
-                .inc_by(u64::try_from(count).unwrap_or(u64::MAX));
-        }
-        if self.is_failing == is_sent {
-            self.is_failing = !is_sent;
-            if is_sent {
-                tracing::info!("the collector takes spans again");
-            } else {
-                tracing::warn!(
-                    "the collector at OTEL_EXPORTER_OTLP_ENDPOINT takes no spans: they are dropped and counted in \
-                     observer_telemetry_spans_dropped_total; deliveries go on"
-                );
-            }
-        }
-    }
 }

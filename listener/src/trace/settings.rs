@@ -4,15 +4,7 @@
 use opentelemetry_otlp::Protocol;
 
 use super::context::{TraceContext, TraceId};
-
-/// A variable that cannot be read as it should.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{name} is {found}: {remedy}")]
-pub(crate) struct SettingsError {
-    name: &'static str,
-    found: String,
-    remedy: &'static str,
-}
+use crate::otlp::{SettingsError, Signal, protocol};
 
 /// Which traces are recorded. It is decided by the trace's id, so all processes agree.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -57,14 +49,14 @@ impl Sampler {
                     .ok()
                     .filter(|ratio| (0.0..=1.0).contains(ratio))
                     .ok_or(SettingsError {
-                        name: ARGUMENT,
+                        name: ARGUMENT.to_owned(),
                         found: text,
                         remedy: "give a number from 0 to 1",
                     })?,
             },
             _ => {
                 return Err(SettingsError {
-                    name: NAME,
+                    name: NAME.to_owned(),
                     remedy: "use always_on, always_off or traceidratio, or one of them after parentbased_",
                     found: name,
                 });
@@ -99,41 +91,14 @@ impl Settings {
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Option<Self>, SettingsError> {
         let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
-        let has = |name, value| {
-            variable(name).is_some_and(|found: String| found.eq_ignore_ascii_case(value))
-        };
-        let endpoint = variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-            .or_else(|| variable("OTEL_EXPORTER_OTLP_ENDPOINT"));
-        if endpoint.is_none()
-            || has("OTEL_SDK_DISABLED", "true")
-            || has("OTEL_TRACES_EXPORTER", "none")
-        {
+        let Some(protocol) = protocol(Signal::Traces, variable)? else {
             return Ok(None);
-        }
+        };
         Ok(Some(Self {
-            protocol: protocol(variable)?,
+            protocol,
             sampler: Sampler::read(variable)?,
         }))
     }
-}
-
-fn protocol(variable: impl Fn(&str) -> Option<String>) -> Result<Protocol, SettingsError> {
-    for name in [
-        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
-        "OTEL_EXPORTER_OTLP_PROTOCOL",
-    ] {
-        return match variable(name).as_deref() {
-            None => continue,
-            Some("grpc") => Ok(Protocol::Grpc),
-            Some("http/protobuf") => Ok(Protocol::HttpBinary),
-            Some(other) => Err(SettingsError {
-                name,
-                found: other.to_owned(),
-                remedy: "use http/protobuf or grpc",
-            }),
-        };
-    }
-    Ok(Protocol::HttpBinary)
 }
 
 #[cfg(test)]

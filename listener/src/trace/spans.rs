@@ -12,6 +12,7 @@ use opentelemetry::trace::{
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use prometheus::IntCounter;
+use server::exemplars::RecordedSpan;
 use tokio::sync::mpsc;
 
 use super::context::{SpanId, TraceContext, TraceId, derived_span, trace_of};
@@ -208,6 +209,14 @@ impl AttemptSpan {
     /// Returns the context that the receiver is given.
     pub(crate) const fn context(&self) -> TraceContext {
         TraceContext::new(self.trace.trace, self.span, true)
+    }
+
+    /// Returns it as exemplars name it.
+    pub(crate) const fn recorded(&self) -> RecordedSpan {
+        RecordedSpan {
+            trace: self.trace.trace,
+            span: self.span,
+        }
     }
 
     /// Takes note of the status of the response.

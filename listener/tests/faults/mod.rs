@@ -18,7 +18,7 @@ use testkit::servers::prometheus::Prometheus;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::support::listener::{Config, Process};
-use crate::support::probe::{free_address, get};
+use crate::support::probe::{ask_prometheus, free_address, get};
 use crate::support::rows::{all_told, change_rows, make_rows, rows_to};
 use crate::support::{TestDb, database, eventually, while_progressing_or};
 
@@ -128,15 +128,7 @@ impl Watch {
 
     /// Asks the API of Prometheus.
     async fn ask(&self, path: &str, parameters: &[(&str, &str)]) -> Option<Value> {
-        let url = format!("http://{}/api/v1/{path}", self.prometheus.address);
-        let url = url::Url::parse_with_params(&url, parameters).unwrap();
-        let answer = reqwest::get(url).await.ok()?.text().await.ok()?;
-        let answer: Value = serde_json::from_str(&answer).unwrap();
-        assert_eq!(
-            answer["status"], "success",
-            "{path} {parameters:?}: {answer}"
-        );
-        Some(answer["data"].clone())
+        ask_prometheus(&self.prometheus.address, path, parameters).await
     }
 
     /// The values of a query.

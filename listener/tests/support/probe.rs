@@ -1,5 +1,7 @@
 //! What a running process answers over HTTP.
 
+use serde_json::Value;
+
 use super::eventually_or;
 
 /// An address that nobody listens on.
@@ -51,4 +53,21 @@ pub(crate) async fn metric(address: &str, name: &str) -> Option<f64> {
     let mut lines = text.lines();
     let line = lines.find(|line| line.starts_with(&format!("{name}{{")))?;
     line.rsplit(' ').next()?.parse().ok()
+}
+
+/// Asks the API of a Prometheus; `None` where there is no answer.
+pub(crate) async fn ask_prometheus(
+    address: &str,
+    path: &str,
+    parameters: &[(&str, &str)],
+) -> Option<Value> {
+    let url = format!("http://{address}/api/v1/{path}");
+    let url = url::Url::parse_with_params(&url, parameters).unwrap();
+    let answer = reqwest::get(url).await.ok()?.text().await.ok()?;
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!(
+        answer["status"], "success",
+        "{path} {parameters:?}: {answer}"
+    );
+    Some(answer["data"].clone())
 }

@@ -1,9 +1,8 @@
 //! Metrics of the operator, for Prometheus.
 
 use prometheus::core::Collector;
-use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, TextEncoder,
-};
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts};
+use server::format::Format;
 use server::registry::{MetricDescription, Registry};
 
 /// Bounds of the duration buckets, in seconds.
@@ -78,11 +77,9 @@ impl Metrics {
         self.registry.describe()
     }
 
-    /// Renders all metrics in the text format of Prometheus.
-    pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
-        let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
-        Ok(text)
+    /// Renders all metrics in a format.
+    pub fn render(&self, format: Format) -> Result<Vec<u8>, prometheus::Error> {
+        self.registry.render(format)
     }
 }
 

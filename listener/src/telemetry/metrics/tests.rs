@@ -61,6 +61,7 @@ fn add_series(metrics: &Metrics) {
         ready: _,
         clock_offset: _,
         spans_dropped: _,
+        logs_dropped: _,
     } = process;
     let ConfigMetrics {
         reloads: _,
@@ -87,7 +88,7 @@ fn add_series(metrics: &Metrics) {
         gauges.with_label_values(&labels[..1]).inc();
     }
     for durations in [delivery_attempt_duration, delivery_latency] {
-        durations.with_label_values(&labels[..2]).observe(0.1);
+        durations.observe(&labels[..2], 0.1, None);
     }
 }
 
@@ -130,7 +131,7 @@ fn metric_names_follow_prometheus_practice() {
         .map(prometheus::proto::MetricFamily::name)
         .filter(|name| own(name))
         .collect();
-    assert_eq!(names.len(), 61, "{names:?}");
+    assert_eq!(names.len(), 62, "{names:?}");
     // Those of the process have names and texts of the library's.
     for family in families.iter().filter(|family| own(family.name())) {
         let name = family.name();
@@ -155,7 +156,7 @@ fn series_of_what_is_removed_go_away() {
     add_series(&metrics);
     let other = ["default/other", "notify", "x"];
     metrics.delivery_attempts.with_label_values(&other).inc();
-    let text = || String::from_utf8(metrics.render().unwrap()).unwrap();
+    let text = || String::from_utf8(metrics.render(Format::Text).unwrap()).unwrap();
     let series = |observer: &str| {
         let label = format!("observer=\"{observer}\"");
         text().lines().filter(|line| line.contains(&label)).count()
