@@ -26,6 +26,7 @@ mod examples;
 mod faults;
 mod figures;
 mod floods;
+mod getting_started;
 mod history;
 mod history_removal;
 mod hostile;
