@@ -50,6 +50,7 @@ mod receivers;
 mod reload;
 mod replay;
 mod replicas;
+mod restore;
 mod retention;
 mod rows;
 mod samples;
