@@ -16,6 +16,7 @@ mod capture;
 mod careful;
 mod chaos;
 mod checks;
+mod cloudnative_pg;
 mod connections;
 mod crowds;
 mod dead_letters;
