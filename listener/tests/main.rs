@@ -39,6 +39,7 @@ mod large;
 mod letters;
 mod life;
 mod migrate;
+mod move_between_clusters;
 mod odd_roles;
 mod operate;
 mod order;
