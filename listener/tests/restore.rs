@@ -1,4 +1,5 @@
-//! What docs/how-to/restore.md prints: a dump of one server is restored into another.
+//! What docs/how-to/restore.md and docs/how-to/upgrade.md print: a dump of one server is restored into another, and a
+//! server is upgraded.
 
 use std::collections::BTreeSet;
 
@@ -15,17 +16,23 @@ use crate::support::{comes, eventually};
 /// The programs that dump and restore, as Debian has them, and a server of their version.
 const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
 
+fn programs() -> Binaries {
+    Binaries::Installed(PROGRAMS.into())
+}
+
 /// A server, and a shell whose user it is.
 struct Place {
-    _server: PrivateServer,
+    server: PrivateServer,
     shell: Shell,
 }
 
 impl Place {
     /// With the file of docs/getting-started/laptop.md for a database `shop`.
     async fn new(sink: &Sink) -> Self {
-        let binaries = Binaries::Installed(PROGRAMS.into());
-        let server = PrivateServer::start(&binaries).await.unwrap();
+        Self::of(PrivateServer::start(&programs()).await.unwrap(), sink)
+    }
+
+    fn of(server: PrivateServer, sink: &Sink) -> Self {
         let url = Url::parse(&server.url("shop")).unwrap();
         let shell = Shell::new(&[
             ("PGHOST", "127.0.0.1"),
@@ -40,10 +47,7 @@ impl Place {
             .replace("postgres://USER:PASSWORD@localhost:5432/shop", url.as_str())
             .replace("http://127.0.0.1:8080/orders", &sink.url("/orders"));
         shell.write("shop.yaml", &file);
-        Self {
-            _server: server,
-            shell,
-        }
+        Self { server, shell }
     }
 
     fn listener(&self) -> Child {
@@ -55,6 +59,22 @@ impl Place {
         self.shell.run(&format!("kill -TERM {pid}")).await;
         let ended = comes("the end of the listener", listener.wait()).await;
         assert!(ended.unwrap().success());
+    }
+
+    /// Makes the database with a tracked table.
+    async fn prepare(&self) {
+        self.shell.run("createdb shop").await;
+        self.shell
+            .run("observer-listener migrate -f shop.yaml")
+            .await;
+        self.value("create table orders (id int primary key); select observer.track('orders')")
+            .await;
+    }
+
+    /// What `run` says that does not start.
+    async fn refused(&self) -> String {
+        let run = "! observer-listener run -f shop.yaml 2>&1";
+        self.shell.run(run).await
     }
 
     /// What a query returns.
@@ -72,10 +92,7 @@ async fn restored_dump_goes_on_in_another_server() {
     let [dump, role, create, restore, migrate, reset, drop_listener] = &commands[..] else {
         panic!("the page has other commands: {commands:#?}")
     };
-    old.shell.run("createdb shop").await;
-    old.shell.run(migrate).await;
-    old.value("create table orders (id int primary key); select observer.track('orders')")
-        .await;
+    old.prepare().await;
     let listener = old.listener();
     old.value("insert into orders select generate_series(1, 3)")
         .await;
@@ -96,8 +113,7 @@ async fn restored_dump_goes_on_in_another_server() {
         new.shell.run(command).await;
     }
     // Nothing is delivered by a position of another server.
-    let refused = new.shell.run("! observer-listener run -f shop.yaml 2>&1");
-    let refused = refused.await;
+    let refused = new.refused().await;
     assert!(refused.contains("reset-position"), "{refused}");
     new.shell.run(reset).await;
     sink.behave(Behaviour::Ok);
@@ -121,4 +137,37 @@ async fn restored_dump_goes_on_in_another_server() {
         new.value("select count(*) from observer.checkpoint").await,
         "0"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn upgraded_server_goes_on_from_the_stored_position() {
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let old = Place::new(&sink).await;
+    old.prepare().await;
+    let listener = old.listener();
+    old.value("insert into orders select generate_series(1, 3)")
+        .await;
+    sink.arrived(3).await;
+    old.stop(listener).await;
+    old.value("insert into orders values (4), (5)").await;
+
+    let new = old.server.upgraded(&programs()).await.unwrap();
+    let new = Place::of(new, &sink);
+    let refused = new.refused().await;
+    assert!(refused.contains("reset-position"), "{refused}");
+    let commands = Page::read("how-to/upgrade.md", &[]).commands();
+    let [reset] = &commands[..] else {
+        panic!("the page has other commands: {commands:#?}")
+    };
+    new.shell.run(reset).await;
+    let listener = new.listener();
+    new.value("insert into orders values (6)").await;
+    sink.arrived(6).await;
+    new.stop(listener).await;
+    let ids: BTreeSet<String> = sink
+        .received()
+        .iter()
+        .map(|one| one.webhook_id.clone())
+        .collect();
+    assert_eq!((ids.len(), sink.counts().requests), (6, 6));
 }
