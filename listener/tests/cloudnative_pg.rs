@@ -1,30 +1,19 @@
-//! docs/how-to/cloudnative-pg.md: what it prints is what CloudNativePG takes, and a Secret as CloudNativePG makes it
-//! serves a listener.
+//! docs/how-to/cloudnative-pg.md: a Secret as CloudNativePG makes it serves a listener. Whether its operator takes what
+//! the page prints is looked at with that of other pages.
 //!
 //! There is no image of CloudNativePG's servers here, so a Postgres stands in for its cluster.
 
-use std::path::PathBuf;
-use std::process::Stdio;
-
-use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
-use kube::{Api, ResourceExt};
-use serde::Deserialize;
 use serde_json::Value;
 use testkit::certs::Certs;
 use testkit::http_sink::{Behaviour, Sink};
 use testkit::page::Page;
-use tokio::process::Command;
 
-use crate::api::cluster::Plane;
 use crate::support::listener::{Config, Process, observer};
+use crate::support::own_server;
 use crate::support::program::command_by;
 use crate::support::tls::speak_tls;
-use crate::support::{eventually, own_server};
 
 const PAGE: &str = "how-to/cloudnative-pg.md";
-
-/// The version whose definitions the page is checked against.
-const MODULE: &str = "github.com/cloudnative-pg/cloudnative-pg@v1.27.1";
 
 /// Documents of the page.
 fn documents() -> Vec<Value> {
@@ -127,71 +116,4 @@ async fn generated_secret_serves_a_listener_over_verified_tls() {
     let mut process = Process::run_with(&config, "off", &variables);
     process.says("invalid peer certificate").await;
     process.kill().await;
-}
-
-/// The folder of the module, fetched as any other of Go's.
-async fn module() -> PathBuf {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Downloaded {
-        dir: PathBuf,
-    }
-    let output = Command::new("go")
-        .args(["mod", "download", "-json", MODULE])
-        .current_dir(std::env::temp_dir())
-        .stdin(Stdio::null())
-        .output()
-        .await
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}");
-    let downloaded: Downloaded = serde_json::from_str(&said).unwrap();
-    downloaded.dir
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a control plane: e2e/run control_plane"]
-async fn printed_resources_are_valid_in_a_control_plane() {
-    let plane = Plane::start();
-    let client = plane.client().await;
-    let file = module()
-        .await
-        .join("config/crd/bases/postgresql.cnpg.io_clusters.yaml");
-    let definition: Value =
-        serde_yaml_ng::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
-    crate::api::cluster::apply(&client, "customresourcedefinitions", definition).await;
-    let resource = ApiResource {
-        group: "postgresql.cnpg.io".to_owned(),
-        version: "v1".to_owned(),
-        api_version: "postgresql.cnpg.io/v1".to_owned(),
-        kind: "Cluster".to_owned(),
-        plural: "clusters".to_owned(),
-    };
-    let api: Api<DynamicObject> = Api::default_namespaced_with(client.clone(), &resource);
-    eventually("clusters are served", async || {
-        api.list(&kube::api::ListParams::default()).await.ok()
-    })
-    .await;
-    let strict = |object: DynamicObject| {
-        let mut parameters = PatchParams::apply("test").dry_run();
-        parameters.field_validation = Some(kube::api::ValidationDirective::Strict);
-        let api = api.clone();
-        async move {
-            let name = object.name_any();
-            api.patch(&name, &parameters, &Patch::Apply(&object)).await
-        }
-    };
-    let clusters: Vec<DynamicObject> = documents()
-        .into_iter()
-        .filter(|document| document["kind"] == "Cluster")
-        .map(|document| serde_json::from_value(document).unwrap())
-        .collect();
-    assert_eq!(clusters.len(), 2);
-    for cluster in clusters {
-        strict(cluster.clone()).await.unwrap();
-        let mut wrong = cluster;
-        wrong.data["spec"]["noSuchField"] = true.into();
-        let refused = strict(wrong).await.unwrap_err().to_string();
-        assert!(refused.contains("noSuchField"), "{refused}");
-    }
 }

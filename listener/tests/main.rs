@@ -47,6 +47,7 @@ mod outdated;
 mod own_database;
 mod poison;
 mod poolers;
+mod printed_resources;
 mod read_only;
 mod receivers;
 mod reload;
