@@ -65,7 +65,8 @@ impl Plugin {
     }
 }
 
-async fn define(client: &Client) {
+/// Makes the custom resources known.
+pub(crate) async fn define(client: &Client) {
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
     for definition in [ObserverListener::crd(), Observer::crd()] {
         let name = definition.metadata.name.clone().unwrap();

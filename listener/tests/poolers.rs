@@ -1,10 +1,14 @@
 //! Behind `PgBouncer`.
 
+use std::path::Path;
+
 use testkit::http_sink::{Behaviour, Sink};
+use testkit::page::Page;
 use testkit::servers::pooler::Pooler;
 use url::Url;
 
 use crate::support::listener::{Config, Process, observer};
+use crate::support::program::command;
 use crate::support::{TestDb, amounts_to, database};
 
 /// A database, and a pooler before its server with so many connections to it.
@@ -101,4 +105,83 @@ async fn each_action_runs_its_own_statement_behind_a_pooler() {
     }
     let letters: i64 = db.value("select count(*) from observer.dead_letter").await;
     assert_eq!(letters, 0);
+}
+
+/// The settings that docs/how-to/pgbouncer.md prints, for a database of this server.
+async fn documented(db: &TestDb) -> (Pooler, Url) {
+    let server = Url::parse(&db.url).unwrap();
+    let name: String = db.value("select current_database()::text").await;
+    let at = format!(
+        "host=127.0.0.1 port={} dbname={name}",
+        server.port().unwrap()
+    );
+    let ini = |port: u16, users: &Path| {
+        let changes = [
+            ("host=10.0.0.5 port=5432 dbname=shop", at.as_str()),
+            ("listen_port = 6432", &format!("listen_port = {port}")),
+            ("/etc/pgbouncer/userlist.txt", users.to_str().unwrap()),
+        ];
+        Page::read("how-to/pgbouncer.md", &changes).blocks("ini")[0].to_owned()
+    };
+    let pooler = Pooler::start_as(&server, ini).await.unwrap();
+    let mut url = server;
+    url.set_port(Some(pooler.port())).unwrap();
+    (pooler, url)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn documented_settings_serve_application_listener_and_actions() {
+    let db = database().await;
+    db.run(
+        "create table orders (id int primary key); select observer.track('orders');
+         create table mirrored (id int)",
+    )
+    .await;
+    let (_pooler, mut url) = documented(&db).await;
+    url.set_path("shop");
+    let by_transaction = url.to_string();
+    url.set_path("shop_sessions");
+    let by_session = url.to_string();
+
+    let sink = Sink::start(Behaviour::Ok).await.unwrap();
+    let action = format!(
+        "    - name: mirror\n      postgres:\n        url: {{value: {by_transaction:?}}}\n        \
+         statement: insert into mirrored values ($1::int)\n        parameters: [\"{{{{ new.id }}}}\"]\n---\n"
+    );
+    let hook = observer("hook", "public.orders", &sink.url("/"), "").replace("---\n", &action);
+    let config = Config::new(&by_session, "", &hook);
+    let process = Process::run(&config);
+    let application = testkit::database::pool(&by_transaction).await;
+    for id in 1..=20 {
+        let insert = format!("insert into orders values ({id})");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(insert))
+            .execute(&application)
+            .await
+            .unwrap();
+    }
+    sink.arrived(20).await;
+    amounts_to("mirrored orders", 20, async || {
+        let mirrored: i64 = db.value("select count(*) from mirrored").await;
+        mirrored.unsigned_abs()
+    })
+    .await;
+    let path = config.path();
+    let files = path.to_str().unwrap();
+    for command_line in [
+        &["status", "-f", files][..],
+        &["dead-letters", "list", "-f", files],
+        &["migrate", "-f", files],
+    ] {
+        command(command_line).await.ok();
+    }
+    process.stop().await;
+
+    config.change(
+        &format!("url: {{value: \"{by_session}\"}}"),
+        &format!("url: {{value: \"{by_transaction}\"}}"),
+    );
+    let mut process = Process::run(&config);
+    process.ends().await;
+    let said = process.said();
+    assert!(said.contains("pool_mode = session"), "{said}");
 }

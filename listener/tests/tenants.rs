@@ -1,9 +1,16 @@
 //! An observer that is bound to a tenant never sees another's event: not when it is matched, nor in
 //! dead letters, redrives and replays, nor when it is bound to another tenant meanwhile.
 
-use serde_json::Value;
+use crds::v1alpha1::Observer;
+use kube::Api;
+use kube::api::PostParams;
+use serde::Deserialize;
+use serde_json::{Value, json};
 use testkit::http_sink::{Behaviour, Sink};
+use testkit::page::Page;
 
+use crate::api::cluster::{Plane, apply};
+use crate::kubectl::define;
 use crate::support::listener::{Config, Process};
 use crate::support::program::{command, dlq};
 use crate::support::told::letters;
@@ -111,4 +118,47 @@ async fn what_waits_is_not_shown_to_the_tenant_that_comes_after() {
     .await;
     process.stop().await;
     assert_eq!(sink.counts().requests, before, "nothing was sent");
+}
+
+/// The policy that docs/how-to/tenants.md prints, for namespaces that are a tenant's own.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a control plane: e2e/run control_plane"]
+async fn printed_policy_binds_observers_in_a_control_plane() {
+    let plane = Plane::start();
+    let client = plane.client().await;
+    define(&client).await;
+    let labels = json!({"tenant": "acme"});
+    let namespace = json!({
+        "apiVersion": "v1", "kind": "Namespace",
+        "metadata": {"name": "tenant-acme", "labels": labels},
+    });
+    apply(&client, "namespaces", namespace).await;
+    let page = Page::read("how-to/tenants.md", &[]);
+    let [observer, policy] = page.blocks("yaml")[..] else {
+        panic!("the page has an observer and a policy")
+    };
+    for document in serde_yaml_ng::Deserializer::from_str(policy) {
+        let object = Value::deserialize(document).unwrap();
+        let resource = match object["kind"].as_str().unwrap() {
+            "ValidatingAdmissionPolicy" => "validatingadmissionpolicies",
+            _ => "validatingadmissionpolicybindings",
+        };
+        apply(&client, resource, object).await;
+    }
+    let observer: Observer = serde_yaml_ng::from_str(observer).unwrap();
+    let api: Api<Observer> = Api::namespaced(client, "tenant-acme");
+    let dry = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    for tenant in [None, Some("other".to_owned())] {
+        let mut wrong = observer.clone();
+        wrong.spec.tenant = tenant;
+        let refused = eventually("the policy is in force", async || {
+            api.create(&dry, &wrong).await.err()
+        });
+        let refused = refused.await.to_string();
+        assert!(refused.contains("must be the label `tenant`"), "{refused}");
+    }
+    api.create(&dry, &observer).await.unwrap();
 }

@@ -15,6 +15,13 @@ const MAX_REASON: usize = 128;
 /// Stands in for a reason that the API server would reject.
 const FALLBACK_REASON: &str = "Unknown";
 
+/// Type of the condition by which kstatus knows that a change is on its way. By the conventions of kstatus it is
+/// there only while it is true, as is [`STALLED`].
+pub const RECONCILING: &str = "Reconciling";
+
+/// Type of the condition by which kstatus knows that nothing changes until the resource itself is corrected.
+pub const STALLED: &str = "Stalled";
+
 /// Status of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConditionStatus {

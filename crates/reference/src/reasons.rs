@@ -24,8 +24,18 @@ const fn reason(name: &'static str, meaning: &'static str, remedy: &'static str)
     }
 }
 
+/// Conditions of kstatus, which both have.
+const KSTATUS_RECONCILING: (&str, &str) = (
+    "Reconciling",
+    "What was applied does not run everywhere yet. Only there while it is true, for [Flux and others](../how-to/gitops.md#how-the-resources-are-judged).",
+);
+const KSTATUS_STALLED: (&str, &str) = (
+    "Stalled",
+    "The resource itself is wrong, and nothing changes until it is corrected. Only there while it is true.",
+);
+
 /// Types of conditions of a listener, with what they mean.
-pub const OF_LISTENER: [(&str, &str); 5] = [
+pub const OF_LISTENER: [(&str, &str); 7] = [
     (
         "Ready",
         "Every shard has an owner, and the pods deliver by the current configuration. It stays `True` while shards change owners.",
@@ -43,10 +53,12 @@ pub const OF_LISTENER: [(&str, &str); 5] = [
         "HistoryLagging",
         "Events are missing in the history for longer than `spec.stalledAfter` (1m). Deliveries are not affected. Only a listener with `spec.search` has this condition.",
     ),
+    KSTATUS_RECONCILING,
+    KSTATUS_STALLED,
 ];
 
 /// Types of conditions of an observer, with what they mean.
-pub const OF_OBSERVER: [(&str, &str); 4] = [
+pub const OF_OBSERVER: [(&str, &str); 6] = [
     (
         "Accepted",
         "The observer is valid in itself: fields, condition, templates.",
@@ -60,6 +72,8 @@ pub const OF_OBSERVER: [(&str, &str); 4] = [
         "Tracked",
         "The database of every such listener logs the table that it watches, with the columns that its condition and templates read.",
     ),
+    KSTATUS_RECONCILING,
+    KSTATUS_STALLED,
 ];
 
 /// Reasons that say that all is well, or that something happens as you asked for.

@@ -30,6 +30,8 @@ pub mod http_sink;
 #[cfg(feature = "tests")]
 pub mod memory_cgroup;
 #[cfg(feature = "tests")]
+pub mod page;
+#[cfg(feature = "tests")]
 pub mod seed;
 pub mod servers;
 #[cfg(feature = "tests")]

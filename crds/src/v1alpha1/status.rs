@@ -51,6 +51,8 @@ pub struct ObserverListenerStatus {
     /// Conditions of the listener. `Ready`: events are delivered. `Progressing`: a change is being
     /// rolled out to the pods. `Degraded`: some part does not run. `DeliveryStalled`: a shard has work
     /// waiting and makes no progress; the message names the shards, their pods and the cause.
+    /// `Reconciling` and `Stalled` are for kstatus, and are there only while they are true: a change is on its
+    /// way, or the resource itself is wrong.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions")]
     pub conditions: Vec<Condition>,
@@ -118,7 +120,8 @@ pub struct ObserverStatus {
     pub listeners: Vec<String>,
     /// Conditions of the observer. `Accepted`: the resource is valid. `ResolvedRefs`: the Secrets that
     /// it refers to exist. `Programmed`: every listener that selects it runs it. `Tracked`: the
-    /// database logs what it watches, with the columns that it looks at.
+    /// database logs what it watches, with the columns that it looks at. `Reconciling` and `Stalled` are for
+    /// kstatus, and are there only while they are true: it does not run yet, or it is itself wrong.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions")]
     pub conditions: Vec<Condition>,

@@ -6,6 +6,7 @@ mod chaos;
 mod conditions;
 mod failover;
 mod faults;
+mod getting_started;
 mod idle;
 mod kubectl;
 mod outage;

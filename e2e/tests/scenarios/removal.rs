@@ -119,11 +119,11 @@ async fn listeners_deliver_without_an_operator() {
         shop.more(MAIN, 100).await?;
         let pods = uids(room, "shop").await?;
         installation::deployments(&room.cluster)
-            .delete(installation::RELEASE, &DeleteParams::foreground())
+            .delete(installation::DEPLOYMENT, &DeleteParams::foreground())
             .await?;
         until("the operator is gone", SOON, async || {
             let left = installation::deployments(&room.cluster)
-                .get_opt(installation::RELEASE)
+                .get_opt(installation::DEPLOYMENT)
                 .await?;
             ensure!(left.is_none(), "its Deployment is there");
             Ok(())

@@ -29,6 +29,8 @@ pub(crate) struct Database {
     pub(crate) pool: PgPool,
     /// Its URL in the cluster.
     pub(crate) url: String,
+    /// Its URL on this machine.
+    pub(crate) url_here: String,
     way: Way,
 }
 
@@ -53,7 +55,7 @@ impl Database {
         room.secret("db", json!({"url": url})).await?;
         room.pod_ready(NAME).await?;
         let way = Way::to(room, NAME, PORT).await?;
-        let here = format!(
+        let url_here = format!(
             "postgres://postgres:postgres@{}/postgres?sslmode=disable",
             way.at
         );
@@ -61,32 +63,26 @@ impl Database {
             let pool = PgPoolOptions::new()
                 .max_connections(10)
                 .acquire_timeout(Duration::from_secs(10))
-                .connect(&here)
+                .connect(&url_here)
                 .await?;
             Ok(pool)
         })
         .await?;
-        Ok(Self { pool, url, way })
+        Ok(Self {
+            pool,
+            url,
+            url_here,
+            way,
+        })
     }
 
     /// Makes the schema by the Job of the documentation, and a tracked table of counters.
     pub(crate) async fn migrate(&self, room: &Room) -> Result<()> {
-        let text = std::fs::read_to_string(repository("docs/examples/migrate.yaml"))?;
-        let image_line = |line: &str| {
-            line.trim_start()
-                .starts_with(&format!("image: {REPOSITORY}"))
-        };
-        let lines: Vec<String> = text
-            .lines()
-            .map(|line| match line.split_once("image:") {
-                Some((indent, _)) if image_line(line) => format!("{indent}image: {}", image()),
-                _ => line.replace("shop-db", "db"),
-            })
-            .collect();
+        let job = migration()?.replace("shop-db", "db");
         room.cluster
             .kubectl_with(
                 &["apply", "--namespace", &room.namespace, "--filename", "-"],
-                &lines.join("\n"),
+                &job,
             )
             .await?;
         until("the migration's Job is done", wait::LATE, async || {
@@ -173,4 +169,18 @@ impl Database {
             .fetch_one(&self.pool)
             .await?)
     }
+}
+
+/// The Job of the documentation, with the image under test.
+pub(crate) fn migration() -> Result<String> {
+    let text = std::fs::read_to_string(repository("docs/examples/migrate.yaml"))?;
+    let begin = format!("image: {REPOSITORY}");
+    let lines: Vec<String> = text
+        .lines()
+        .map(|line| match line.split_once(&begin) {
+            Some((indent, _)) => format!("{indent}image: {}", image()),
+            None => line.to_owned(),
+        })
+        .collect();
+    Ok(lines.join("\n"))
 }

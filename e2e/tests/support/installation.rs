@@ -16,16 +16,19 @@ use super::room::{MANAGER, is_ready, make_namespace};
 use super::wait::{self, until};
 use super::{Cluster, REPOSITORY, TAG, repository};
 
-/// Namespace of the operator.
-pub(crate) const NAMESPACE: &str = "observer-system";
+/// Namespace of the operator, as the docs print it.
+pub(crate) const NAMESPACE: &str = "observers";
 
-/// Name of the release, and so of the Deployment.
-pub(crate) const RELEASE: &str = "observer-operator";
+/// Name of the release, as the docs print it.
+pub(crate) const RELEASE: &str = "observers";
+
+/// Name of the Deployment that this release has.
+pub(crate) const DEPLOYMENT: &str = "observers-observer-operator";
 
 /// Installs the operator unless it is there, and waits until it is ready.
 pub(crate) async fn installed(cluster: &Cluster) -> Result<()> {
     let _turn = turn().await?;
-    if deployments(cluster).get_opt(RELEASE).await?.is_some() {
+    if deployments(cluster).get_opt(DEPLOYMENT).await?.is_some() {
         ready(cluster).await.map(drop)
     } else {
         upgrade(cluster).await.map(drop)
@@ -40,7 +43,7 @@ pub(crate) async fn install(cluster: &Cluster) -> Result<Duration> {
 
 /// Scenarios that run at once install one after the other, as Helm refuses to work on a release twice
 /// at the same time. The turn ends with the file.
-async fn turn() -> Result<File> {
+pub(crate) async fn turn() -> Result<File> {
     let file = File::create(folder().join("install.lock"))?;
     Ok(tokio::task::spawn_blocking(move || file.lock().map(|()| file)).await??)
 }
@@ -48,17 +51,17 @@ async fn turn() -> Result<File> {
 async fn upgrade(cluster: &Cluster) -> Result<Duration> {
     make_namespace(cluster, NAMESPACE).await?;
     let start = Instant::now();
-    let chart = repository("charts/observer-operator");
+    let [chart, set, image] = chart();
     cluster
         .helm(&[
             "upgrade",
             "--install",
             RELEASE,
-            &chart.to_string_lossy(),
+            &chart,
             "--namespace",
             NAMESPACE,
-            "--set",
-            &format!("image.repository={REPOSITORY},image.tag={TAG}"),
+            &set,
+            &image,
             "--wait",
             "--timeout",
             "3m",
@@ -66,6 +69,17 @@ async fn upgrade(cluster: &Cluster) -> Result<Duration> {
         .await?;
     ready(cluster).await?;
     Ok(start.elapsed())
+}
+
+/// The chart of this repository with the image under test, as arguments of helm.
+pub(crate) fn chart() -> [String; 3] {
+    let chart = repository("charts/observer-operator");
+    let image = format!("image.repository={REPOSITORY},image.tag={TAG}");
+    [
+        chart.to_string_lossy().into_owned(),
+        "--set".to_owned(),
+        image,
+    ]
 }
 
 /// Waits until a pod of the operator is ready.

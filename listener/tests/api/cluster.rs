@@ -207,6 +207,7 @@ async fn rights_in_a_control_plane_decide() {
             "--api-listen",
             &address,
         ],
+        &[],
     );
     ready(&health, 200).await;
 

@@ -122,10 +122,11 @@ impl Process {
         Self::spawn(shell, args, file)
     }
 
-    /// Starts it as a pod of a cluster.
-    pub(crate) fn start_in(kubeconfig: &Path, args: &[&str]) -> Self {
+    /// Starts it as a pod of a cluster, with these variables.
+    pub(crate) fn start_in(kubeconfig: &Path, args: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut program = Command::new(program());
         program.env("KUBECONFIG", kubeconfig).args(args);
+        program.envs(variables.iter().copied());
         Self::follow(program)
     }
 

@@ -4,12 +4,15 @@
 use crds::v1alpha1::ObserverStatus;
 use k8s_openapi::jiff::Timestamp;
 
-use crate::conditions::{ConditionStatus, ConditionValue, condition, find};
+use crate::conditions::{ConditionStatus, ConditionValue, RECONCILING, STALLED, condition, find};
 use crate::object_ref::ObjectRef;
 use crate::observer::evaluation::{ObserverEvaluation, Tracked};
 
 /// Most listeners that a status lists.
 const MAX_LISTENERS: usize = 64;
+
+/// Reasons for which an observer does not run although all is as it was asked for.
+const AS_ASKED: [&str; 2] = ["Suspended", "ScaledToZero"];
 
 /// Computes the status from the evaluations of the listeners that select the observer, and from the
 /// status before. `unreadable` says why it does not parse, if so.
@@ -49,16 +52,41 @@ pub fn compute_status(
     let ran = lately("Programmed").is_some_and(|condition| condition.status == "True");
     let tracked = lately("Tracked").and_then(ConditionValue::of);
     let say = |type_: &str, value| condition(&before.conditions, type_, value, generation, now);
+    let (accepted, programmed) = (said.accepted(unreadable), said.programmed(ran));
+    let kstatus = kstatus(&accepted, &programmed);
+    let conditions = [
+        say("Accepted", accepted),
+        say("ResolvedRefs", said.resolved()),
+        say("Programmed", programmed),
+        say("Tracked", said.tracked(tracked)),
+    ];
     ObserverStatus {
         observed_generation: generation,
-        conditions: vec![
-            say("Accepted", said.accepted(unreadable)),
-            say("ResolvedRefs", said.resolved()),
-            say("Programmed", said.programmed(ran)),
-            say("Tracked", said.tracked(tracked)),
-        ],
+        conditions: conditions
+            .into_iter()
+            .chain(kstatus.map(|(type_, value)| say(type_, value)))
+            .collect(),
         listeners,
     }
+}
+
+/// Returns what kstatus cannot tell, as observers have no `Ready`: whether the resource itself is wrong, and whether
+/// it does not run yet.
+fn kstatus(
+    accepted: &ConditionValue,
+    programmed: &ConditionValue,
+) -> Option<(&'static str, ConditionValue)> {
+    let (type_, why) = if accepted.status == ConditionStatus::False {
+        (STALLED, accepted)
+    } else if programmed.status == ConditionStatus::False
+        && !AS_ASKED.contains(&&*programmed.reason)
+    {
+        (RECONCILING, programmed)
+    } else {
+        return None;
+    };
+    let value = ConditionValue::new(ConditionStatus::True, &*why.reason, &*why.message);
+    Some((type_, value))
 }
 
 /// Evaluations of an observer.
@@ -385,6 +413,31 @@ mod tests {
         ] {
             let status = of(&evaluations, &ObserverStatus::default());
             assert_eq!(said(&status), pairs(expected), "{evaluations:?}");
+        }
+    }
+
+    #[test]
+    fn kstatus_conditions_are_there_while_they_are_true() {
+        let invalid = ObserverEvaluation::Invalid {
+            message: String::new(),
+        };
+        for (evaluations, expected) in [
+            (vec![], Some((RECONCILING, "NotSelected"))),
+            (vec![RUNS], None),
+            (
+                vec![RUNS, waiting("Pending")],
+                Some((RECONCILING, "Pending")),
+            ),
+            (vec![waiting("ScaledToZero")], None),
+            (vec![ObserverEvaluation::Suspended], None),
+            (vec![RUNS, invalid], Some((STALLED, "Invalid"))),
+        ] {
+            let conditions = of(&evaluations, &ObserverStatus::default()).conditions;
+            let found = conditions.get(4).map(|one| {
+                assert_eq!(one.status, "True");
+                (&*one.type_, &*one.reason)
+            });
+            assert_eq!(found, expected, "{evaluations:?}");
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod borders;
 mod ends;
+mod kstatus;
 mod plane;
 mod pods;
 mod rest;

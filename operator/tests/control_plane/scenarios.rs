@@ -23,6 +23,7 @@ use super::ends::{
     deleted_listener_leaves_nothing, namespace_deletion_is_not_held_up,
     remaining_rows_are_reported, taken_job_name_skips_the_cleanup,
 };
+use super::kstatus::kstatus_judges_each_state;
 use super::plane::Operator;
 use super::pods::{SHARDS, Told, run_pod};
 use super::rest::nothing_is_written_at_rest;
@@ -50,6 +51,7 @@ pub(super) async fn all(room: impl AsyncFn(&str) -> Room, operator: &Operator) -
         deleted_listener_leaves_nothing
         namespace_deletion_is_not_held_up
         pod_reports_show_in_the_status
+        kstatus_judges_each_state
         workers_are_apart
         redis_backend_requires_redis
         rejected_objects_are_reported

@@ -37,27 +37,51 @@ impl Pooler {
     ///
     /// Where it does not answer.
     pub async fn start(server: &Url, mode: &str, most: u32) -> Result<Self, ServerError> {
+        let (to, user) = (server.port().unwrap_or(5432), server.username());
+        let password = server.password().unwrap_or_default();
+        Self::start_as(server, |port, _| {
+            format!(
+                "[databases]\n* = host=127.0.0.1 port={to} user={user} password={password}\n[pgbouncer]\n\
+                 listen_addr=127.0.0.1\nlisten_port={port}\nauth_type=any\npool_mode={mode}\n\
+                 default_pool_size={most}\nunix_socket_dir=\nignore_startup_parameters=extra_float_digits,options\n"
+            )
+        })
+        .await
+    }
+
+    /// Starts one with the settings that are made of its port and of the path of a list of users, in which the
+    /// user of the server's URL stands with the password.
+    ///
+    /// # Errors
+    ///
+    /// Where its folder cannot be prepared, or the program cannot be started.
+    ///
+    /// # Panics
+    ///
+    /// Where it does not answer.
+    pub async fn start_as(
+        server: &Url,
+        settings: impl FnOnce(u16, &Path) -> String,
+    ) -> Result<Self, ServerError> {
         let folder = TempDir::with_prefix("observers-pgbouncer-")
             .map_err(|source| io_error("make a folder in", &std::env::temp_dir(), source))?;
         let user = run_as(folder.path())?;
         let port = free_port()
             .map_err(|source| io_error("find a free port on", Path::new("127.0.0.1"), source))?;
-        let settings = folder.path().join("ini");
-        let text = format!(
-            "[databases]\n* = host=127.0.0.1 port={} user={} password={}\n[pgbouncer]\nlisten_addr=127.0.0.1\n\
-             listen_port={port}\nauth_type=any\npool_mode={mode}\ndefault_pool_size={most}\nunix_socket_dir=\n\
-             ignore_startup_parameters=extra_float_digits,options\n",
-            server.port().unwrap_or(5432),
-            server.username(),
-            server.password().unwrap_or_default(),
-        );
-        std::fs::write(&settings, text)
-            .and_then(|()| chown(&settings, user, user))
-            .map_err(|source| io_error("write", &settings, source))?;
+        let [ini, users] = ["ini", "userlist.txt"].map(|name| folder.path().join(name));
+        let (name, password) = (server.username(), server.password().unwrap_or_default());
+        for (path, text) in [
+            (&ini, settings(port, &users)),
+            (&users, format!("\"{name}\" \"{password}\"\n")),
+        ] {
+            std::fs::write(path, text)
+                .and_then(|()| chown(path, user, user))
+                .map_err(|source| io_error("write", path, source))?;
+        }
         let mut command = Command::new(PROGRAM);
         command
             .arg("-q")
-            .arg(&settings)
+            .arg(&ini)
             .current_dir(folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -77,6 +101,12 @@ impl Pooler {
             _process: process,
             _folder: folder,
         })
+    }
+
+    /// The port on the loopback address.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
     }
 
     /// The server's URL of a database, by way of the pooler.

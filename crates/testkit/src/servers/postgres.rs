@@ -115,6 +115,23 @@ impl PrivateServer {
         Ok(standby)
     }
 
+    /// Makes a server of these programs that holds what this one does, by `pg_upgrade`. This one is stopped for it,
+    /// and stays so. Not each installation has that program.
+    pub async fn upgraded(&self, binaries: &Binaries) -> Result<Self, ServerError> {
+        let mut new = Self::without_data(binaries).await?;
+        new.password.clone_from(&self.password);
+        new.make_cluster().await?;
+        self.stop().await?;
+        let mut upgrade = new.program("pg_upgrade");
+        upgrade.args(["-U", USER]).arg("-b").arg(&self.binaries);
+        upgrade.arg("-B").arg(&new.binaries);
+        upgrade.arg("-d").arg(self.data()).arg("-D").arg(new.data());
+        upgrade.arg("--socketdir").arg(&new.folder);
+        run("pg_upgrade", upgrade).await?;
+        new.start_on_a_free_port("").await?;
+        Ok(new)
+    }
+
     /// The port on the loopback address; the same after a restart.
     #[must_use]
     pub fn port(&self) -> u16 {

@@ -2,6 +2,7 @@
 
 mod circuit_breakers;
 mod history;
+mod kstatus;
 mod ready;
 mod shards;
 mod workers;
@@ -93,6 +94,7 @@ pub fn compute_status(
     let generation = seen.generation;
     let say = |type_: &str, value| condition(&before.conditions, type_, value, generation, now);
     let progressing = say("Progressing", seen.progressing());
+    let kstatus = seen.kstatus(&progressing);
     // A new bundle that does not arrive is told by how long this has been going on.
     let since = find(std::slice::from_ref(&progressing), "Progressing");
     let late = since.is_some_and(|since| {
@@ -136,6 +138,7 @@ pub fn compute_status(
             seen.history_lagging()
                 .map(|value| say("HistoryLagging", value)),
         )
+        .chain(kstatus.map(|(type_, value)| say(type_, value)))
         .collect(),
     }
 }
