@@ -1,12 +1,14 @@
-//! docs/how-to/cloudnative-pg.md: a Secret as CloudNativePG makes it serves a listener. Whether its operator takes what
+//! docs/how-to/cloudnative-pg.md: a Secret as `CloudNativePG` makes it serves a listener. Whether its operator takes what
 //! the page prints is looked at with that of other pages.
 //!
-//! There is no image of CloudNativePG's servers here, so a Postgres stands in for its cluster.
+//! There is no image of the servers of `CloudNativePG` here, so a Postgres stands in for its cluster.
 
 use serde_json::Value;
+use sqlx::{AssertSqlSafe, PgPool};
 use testkit::certs::Certs;
 use testkit::http_sink::{Behaviour, Sink};
 use testkit::page::Page;
+use testkit::servers::postgres::PrivateServer;
 
 use crate::support::listener::{Config, Process, observer};
 use crate::support::own_server;
@@ -24,6 +26,41 @@ fn documents() -> Vec<Value> {
         .collect()
 }
 
+async fn run(pool: &PgPool, sql: &str) {
+    let done = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
+        .execute(pool)
+        .await;
+    done.unwrap();
+}
+
+/// Makes the database as the page's `initdb` has it made, and returns connections of the super-user to it.
+async fn bootstrap(server: &PrivateServer, admin: &PgPool, initdb: &Value) -> PgPool {
+    let text = |field: &str| initdb[field].as_str().unwrap();
+    let (owner, database) = (text("owner"), text("database"));
+    for statement in [
+        "drop schema observer cascade; drop role observer_capture",
+        &format!("create role {owner} login password 'p@ss'"),
+        &format!("create database {database} owner {owner}"),
+    ] {
+        run(admin, statement).await;
+    }
+    let inside = testkit::database::pool(&server.url(database)).await;
+    for statement in initdb["postInitApplicationSQL"].as_array().unwrap() {
+        run(&inside, statement.as_str().unwrap()).await;
+    }
+    inside
+}
+
+/// The Secret as its operator builds it, but for the host.
+fn secret(owner: &str, database: &str, port: u16) -> String {
+    format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: shop-pg-app}}\ntype: kubernetes.io/basic-auth\n\
+         stringData:\n  username: {owner}\n  user: {owner}\n  password: p@ss\n  dbname: {database}\n  \
+         host: localhost\n  port: \"{port}\"\n  uri: postgresql://{owner}:p%40ss@localhost:{port}/{database}\n  \
+         jdbc-uri: jdbc:postgresql://localhost:{port}/{database}\n---\n"
+    )
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn generated_secret_serves_a_listener_over_verified_tls() {
     let certs = Certs::make();
@@ -37,39 +74,8 @@ async fn generated_secret_serves_a_listener_over_verified_tls() {
         initdb["owner"].as_str().unwrap(),
         initdb["database"].as_str().unwrap(),
     );
-    let run = async |pool: &sqlx::PgPool, sql: &str| {
-        let done = sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned()))
-            .execute(pool)
-            .await;
-        done.unwrap();
-    };
-    run(
-        &admin,
-        "drop schema observer cascade; drop role observer_capture",
-    )
-    .await;
-    run(
-        &admin,
-        &format!("create role {owner} login password 'p@ss'"),
-    )
-    .await;
-    run(&admin, &format!("create database {database} owner {owner}")).await;
-    let inside = testkit::database::pool(&server.url(database)).await;
-    for statement in initdb["postInitApplicationSQL"].as_array().unwrap() {
-        run(&inside, statement.as_str().unwrap()).await;
-    }
-
-    // As its operator builds it, but for the host.
-    let uri = format!(
-        "postgresql://{owner}:p%40ss@localhost:{}/{database}",
-        server.port()
-    );
-    let secret = format!(
-        "apiVersion: v1\nkind: Secret\nmetadata: {{name: shop-pg-app}}\ntype: kubernetes.io/basic-auth\n\
-         stringData:\n  username: {owner}\n  user: {owner}\n  password: p@ss\n  dbname: {database}\n  \
-         host: localhost\n  port: \"{port}\"\n  uri: {uri}\n  jdbc-uri: jdbc:postgresql://localhost:{port}/{database}\n---\n",
-        port = server.port()
-    );
+    let inside = bootstrap(&server, &admin, initdb).await;
+    let secret = secret(owner, database, server.port());
     let sink = Sink::start(Behaviour::Ok).await.unwrap();
     let config = Config::new(
         "",
