@@ -249,7 +249,7 @@ async fn lines_of_the_exporter_are_not_sent() {
     let config = Config::new(&db.url, "", &observer("", "", &sink.url("/hook")));
     for variables in [collector.http(), collector.grpc()] {
         let endpoint = variables[0].1;
-        let port = endpoint.rsplit(':').next().unwrap();
+        let address = endpoint.rsplit('/').next().unwrap();
         let mut variables = variables.clone();
         variables.extend([
             ("RUST_LOG", "trace"),
@@ -258,13 +258,13 @@ async fn lines_of_the_exporter_are_not_sent() {
         ]);
         let before = collector.lines().len();
         let mut process = Process::run_with(&config, "off", &variables);
-        process.says(port).await;
+        process.says(address).await;
         let look = async || (collector.lines().len() > before).then_some(());
         eventually_or(look, async || process.said()).await;
         process.stop().await;
         let lines = collector.lines().split_off(before);
         for line in lines {
-            assert!(!format!("{line:?}").contains(port), "{line:?}");
+            assert!(!format!("{line:?}").contains(address), "{line:?}");
         }
     }
 }

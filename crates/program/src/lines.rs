@@ -56,7 +56,11 @@ thread_local! {
 
 /// Gives all lines from now on to a reader, or to nobody.
 pub fn set_reader(reader: Option<Arc<dyn LineReader>>) {
-    *READER.write().unwrap_or_else(PoisonError::into_inner) = reader;
+    let mut current = READER.write().unwrap_or_else(PoisonError::into_inner);
+    let last = std::mem::replace(&mut *current, reader);
+    drop(current);
+    // It may log at its end.
+    drop(last);
 }
 
 /// Keeps the lines of this thread from the reader: for a thread that sends lines on.

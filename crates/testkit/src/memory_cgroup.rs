@@ -29,13 +29,25 @@ impl MemoryCgroup {
         let made = std::fs::create_dir(&folder);
         made.unwrap_or_else(|error| panic!("cannot make {}: {error}", folder.display()));
         let made = Self { folder, is_v2 };
-        let file = if is_v2 {
-            "memory.max"
+        // Without swap, where there is any.
+        let (file, swap, with_swap) = if is_v2 {
+            ("memory.max", "memory.swap.max", 0)
         } else {
-            "memory.limit_in_bytes"
+            (
+                "memory.limit_in_bytes",
+                "memory.memsw.limit_in_bytes",
+                limit,
+            )
         };
         let set = std::fs::write(made.folder.join(file), limit.to_string());
-        set.unwrap_or_else(|error| panic!("cannot set {file}: {error}"));
+        set.unwrap_or_else(|error| {
+            panic!("cannot set {file} (does the cgroup above delegate memory?): {error}")
+        });
+        let swap = made.folder.join(swap);
+        if swap.exists() {
+            let set = std::fs::write(&swap, with_swap.to_string());
+            set.unwrap_or_else(|error| panic!("cannot set {}: {error}", swap.display()));
+        }
         made
     }
 

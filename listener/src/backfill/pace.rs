@@ -46,7 +46,7 @@ impl PagePace {
         Self {
             readable: FIRST,
             deliverable: FIRST_ARRIVING,
-            own_times: [Duration::ZERO; 2],
+            own_times: [Duration::MAX; 2],
             pages: 0,
             rate,
             begun: Instant::now(),
@@ -96,7 +96,7 @@ impl PagePace {
             None => {
                 // One may have met with something else.
                 let own = self.own_times[0].min(self.own_times[1]);
-                self.deliverable = if took > ARRIVAL_TIME.max(own * ARRIVAL_FACTOR) {
+                self.deliverable = if took > ARRIVAL_TIME.max(own.saturating_mul(ARRIVAL_FACTOR)) {
                     (self.deliverable / 2).max(MIN_ARRIVING)
                 } else {
                     (self.deliverable + self.deliverable / 4).min(MAX)
@@ -165,6 +165,13 @@ mod tests {
         // Requests that take long, with many rows each, are no reason for small pages.
         let (largest, mean) = sizes(ms(100), us(1));
         assert!(largest == MAX && mean > MAX * 9 / 10, "{largest} {mean}");
+        // From the beginning.
+        let first = play(
+            &mut PagePace::new(None),
+            PROBE_EVERY,
+            (ms(100), Duration::ZERO),
+        );
+        assert_eq!(first.last(), Some(&MAX), "{first:?}");
         // Nothing is known of rows that arrive elsewhere.
         assert_eq!(sizes(ms(250), Duration::ZERO).0, MAX);
     }

@@ -116,8 +116,8 @@ impl<E: Export> BatchSender<E> {
                 tracing::info!("the collector takes {items} again");
             } else {
                 tracing::warn!(
-                    "the collector at OTEL_EXPORTER_OTLP_ENDPOINT takes no {items}: they are dropped and counted in \
-                     {metric}; deliveries go on"
+                    "the collector of OTEL_EXPORTER_OTLP_* takes no {items}: they are dropped and counted in {metric}; \
+                     deliveries go on"
                 );
             }
         }

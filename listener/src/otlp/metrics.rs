@@ -15,9 +15,6 @@ use super::metrics_client::MetricsClient;
 use super::metrics_data::metrics;
 use super::settings::{SettingsError, Signal, metrics_interval, protocol};
 
-/// Longest time of a request.
-const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// How long a stop waits for the last metrics.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -112,7 +109,7 @@ impl MetricsSender {
                 schema_url: String::new(),
             }],
         };
-        match timeout(EXPORT_TIMEOUT, self.client.send(request)).await {
+        match timeout(self.client.timeout(), self.client.send(request)).await {
             Ok(Ok(())) => true,
             // The error may repeat what the collector said, so it is nobody's to trust.
             Ok(Err(error)) => {
@@ -134,8 +131,8 @@ impl MetricsSender {
                 tracing::info!("the collector takes metrics again");
             } else {
                 tracing::warn!(
-                    "the collector at OTEL_EXPORTER_OTLP_ENDPOINT takes no metrics; /metrics has them, and deliveries \
-                     go on"
+                    "the collector at {} takes no metrics; /metrics has them, and deliveries go on",
+                    self.client.endpoint_by()
                 );
             }
         }

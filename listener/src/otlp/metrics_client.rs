@@ -1,6 +1,7 @@
 //! The client that sends metrics. The SDK's exporter takes none but those that were measured by the SDK.
 
 use std::io::Write as _;
+use std::time::Duration;
 
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
@@ -21,6 +22,9 @@ use super::settings::{SettingsError, Signal};
 /// Path of metrics below the endpoint for all signals.
 const PATH: &str = "v1/metrics";
 
+/// Longest time of a request, and what is it by default.
+const MAX_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Why metrics were not taken.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SendError {
@@ -29,7 +33,7 @@ pub(super) enum SendError {
     Compress(#[from] std::io::Error),
     /// The collector cannot be asked, or refuses.
     #[error("the collector cannot be asked, or refuses")]
-    Http(#[from] reqwest::Error),
+    Http(#[source] reqwest::Error),
     /// The same by gRPC.
     #[error("the collector cannot be asked, or refuses")]
     Grpc(#[from] tonic::Status),
@@ -41,6 +45,9 @@ pub(super) struct MetricsClient {
     transport: Transport,
     headers: HeaderMap,
     is_compressed: bool,
+    timeout: Duration,
+    /// The variable that names the collector.
+    endpoint_by: String,
 }
 
 #[derive(Debug)]
@@ -79,7 +86,7 @@ impl MetricsClient {
         };
         // An endpoint may hold a login.
         let transport = transport.ok_or_else(|| SettingsError {
-            name,
+            name: name.clone(),
             found: "no URL to send to".to_owned(),
             remedy: "give one as http://collector:4318",
         })?;
@@ -88,7 +95,19 @@ impl MetricsClient {
             transport,
             headers: headers.unwrap_or_default(),
             is_compressed,
+            timeout: export_timeout(of("TIMEOUT"))?,
+            endpoint_by: name,
         })
+    }
+
+    /// Longest time of a request.
+    pub(super) const fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// The variable that names the collector.
+    pub(super) fn endpoint_by(&self) -> &str {
+        &self.endpoint_by
     }
 
     /// Sends metrics.
@@ -106,7 +125,12 @@ impl MetricsClient {
                     body = gzip.finish()?;
                 }
                 let post = client.post(url.clone()).headers(request_headers).body(body);
-                post.send().await?.error_for_status()?;
+                let answer = post
+                    .send()
+                    .await
+                    .and_then(reqwest::Response::error_for_status);
+                // The URL may hold a key.
+                answer.map_err(|error| SendError::Http(error.without_url()))?;
             }
             Transport::Grpc(client) => {
                 let mut client = client.clone();
@@ -119,6 +143,23 @@ impl MetricsClient {
             }
         }
         Ok(())
+    }
+}
+
+/// Reads the longest time of a request, in milliseconds.
+fn export_timeout(found: Option<(String, String)>) -> Result<Duration, SettingsError> {
+    let Some((name, found)) = found else {
+        return Ok(MAX_TIMEOUT);
+    };
+    match found.parse() {
+        Ok(milliseconds) if milliseconds > 0 => {
+            Ok(MAX_TIMEOUT.min(Duration::from_millis(milliseconds)))
+        }
+        _ => Err(SettingsError {
+            name,
+            found,
+            remedy: "give milliseconds, 1 at least; more than 10000 are as many",
+        }),
     }
 }
 
@@ -213,6 +254,16 @@ mod tests {
             said,
             "OTEL_EXPORTER_OTLP_COMPRESSION is zstd: use gzip or none"
         );
+        let timeout = |text| {
+            let timeout = ("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", text);
+            client(Protocol::HttpBinary, &[(ALL, "http://a"), timeout]).map(|it| it.timeout())
+        };
+        assert_eq!(timeout("500").unwrap(), Duration::from_millis(500));
+        assert_eq!(timeout("60000").unwrap(), MAX_TIMEOUT);
+        assert_eq!(timeout("").unwrap(), MAX_TIMEOUT);
+        for wrong in ["0", "1s", "-1"] {
+            timeout(wrong).unwrap_err();
+        }
     }
 
     #[test]

@@ -23,7 +23,9 @@ pub(crate) enum OtlpError {
     #[error(transparent)]
     Settings(#[from] SettingsError),
     /// The exporter does not take its variables.
-    #[error("OTEL_EXPORTER_OTLP_ENDPOINT is no URL to send to")]
+    #[error(
+        "the exporter does not take its variables OTEL_EXPORTER_OTLP_*, as it does where one for an endpoint is no URL"
+    )]
     Exporter(#[from] ExporterBuildError),
     /// There is no thread to send from.
     #[error("no thread can be started to send from")]

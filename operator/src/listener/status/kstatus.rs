@@ -6,8 +6,8 @@ use super::StatusInput;
 use crate::conditions::{ConditionStatus, ConditionValue, RECONCILING, STALLED};
 
 /// Rejections that only a change of the resource ends. Others may end by themselves: a Secret is created a moment
-/// later, a quota is raised.
-const FINAL: [&str; 4] = ["Invalid", "BundleTooLarge", "IdentityConflict", "NameTaken"];
+/// later, an object of the same name is collected, a quota is raised.
+const FINAL: [&str; 2] = ["Invalid", "BundleTooLarge"];
 
 impl StatusInput<'_> {
     /// Returns what kstatus cannot tell from `Ready`: whether the resource itself is wrong, and whether pods that are
