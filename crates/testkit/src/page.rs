@@ -6,12 +6,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use pulldown_cmark::{CodeBlockKind, Event, Parser, Tag, TagEnd};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
+use tokio::time::timeout;
 
-use crate::wait::comes;
+/// Longest time of a command, which may wait for pods for minutes.
+const PATIENCE: Duration = Duration::from_mins(6);
 
 /// Code blocks of a page: their language and their text.
 pub struct Page(Vec<(String, String)>);
@@ -165,11 +168,12 @@ impl Shell {
     ///
     /// # Panics
     ///
-    /// If it fails, with all it said.
+    /// If it fails, with all it said, or does not end.
     pub async fn run(&self, command: &str) -> String {
         let mut shell = self.command(command);
         let output = shell.stdout(Stdio::piped()).stderr(Stdio::piped()).output();
-        let output = comes(&format!("the end of: {command}"), output).await;
+        let output = timeout(PATIENCE, output).await;
+        let output = output.unwrap_or_else(|_| panic!("no end of: {command}"));
         let output = output.unwrap();
         let [out, err] =
             [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
