@@ -12,7 +12,7 @@ use super::store::{Backfill, COLUMNS, backfill};
 use crate::database::interval;
 
 /// While the listener is this many events behind, no page is read: the change log is not to grow without bound.
-const MAX_BACKLOG: i64 = 50_000;
+const MAX_BACKLOG: i64 = 200_000;
 
 /// Pause while it is, and how long a process waits for one backfill.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(200);
