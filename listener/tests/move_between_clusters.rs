@@ -33,19 +33,12 @@ async fn pod(client: &Client) -> String {
 
 /// Starts it as that pod, whose Leases are those of the cluster.
 fn as_a_pod(plane: &Plane, uid: &str) -> Process {
-    let arguments = [
-        "run",
-        "--bundle",
-        "shop-bundle",
-        "--listener-name",
-        "shop",
-        "--namespace",
-        NAMESPACE,
-        "--listen",
-        "off",
-    ];
     let variables = [("POD_NAME", POD), ("POD_UID", uid)];
-    Process::start_in(plane.kubeconfig(), &arguments, &variables)
+    Process::start_in(
+        (plane.kubeconfig(), NAMESPACE),
+        &["--listen", "off"],
+        &variables,
+    )
 }
 
 async fn orders(db: &TestDb, ids: std::ops::RangeInclusive<u32>) {

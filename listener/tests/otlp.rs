@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value;
 use opentelemetry_proto::tonic::metrics::v1::{Metric, NumberDataPoint};
-use testkit::http_sink::{Behaviour, Handler, Options, Request, Response, Sink};
+use testkit::http_sink::{Handler, Options, Request, Response, Sink};
 
 use crate::support::collector::{Collector, Line, Metrics, Span, hex, texts};
 use crate::support::eventually_or;
 use crate::support::listener::{Config, Process};
 use crate::support::probe::{free_address, get};
-use crate::traces::{observer, orders};
+use crate::traces::{observer, orders, orders_to_a_collector};
 
 /// Value of a series of a sum or a gauge, by its labels besides the listener's.
 fn values(metric: &Metric) -> BTreeMap<String, f64> {
@@ -65,12 +65,7 @@ async fn attempts(collector: &Collector, first: usize, count: f64) -> Metrics {
 
 #[tokio::test]
 async fn metrics_are_sent_with_the_names_of_prometheus() {
-    let db = orders().await;
-    let (collector, sink) = (
-        Collector::start().await,
-        Sink::start(Behaviour::Ok).await.unwrap(),
-    );
-    let config = Config::new(&db.url, "", &observer("", "", &sink.url("/hook")));
+    let (db, collector, _sink, config) = orders_to_a_collector().await;
     for (mut variables, first) in [(collector.http(), 0), (collector.grpc(), 3)] {
         variables.extend([
             ("OTEL_METRIC_EXPORT_INTERVAL", "200"),
@@ -128,12 +123,7 @@ async fn metrics_are_sent_with_the_names_of_prometheus() {
 
 #[tokio::test]
 async fn metrics_are_sent_once_more_at_a_stop() {
-    let db = orders().await;
-    let (collector, sink) = (
-        Collector::start().await,
-        Sink::start(Behaviour::Ok).await.unwrap(),
-    );
-    let config = Config::new(&db.url, "", &observer("", "", &sink.url("/hook")));
+    let (db, collector, sink, config) = orders_to_a_collector().await;
     let process = Process::run_with(&config, "off", &collector.http());
     db.run("insert into orders values (1)").await;
     sink.arrived(1).await;
@@ -145,12 +135,7 @@ async fn metrics_are_sent_once_more_at_a_stop() {
 
 #[tokio::test]
 async fn endpoint_for_traces_alone_gets_nothing_else() {
-    let db = orders().await;
-    let (collector, sink) = (
-        Collector::start().await,
-        Sink::start(Behaviour::Ok).await.unwrap(),
-    );
-    let config = Config::new(&db.url, "", &observer("", "", &sink.url("/hook")));
+    let (db, collector, _sink, config) = orders_to_a_collector().await;
     let endpoint = format!("{}/v1/traces", collector.http()[0].1);
     let variables = [("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &*endpoint)];
     let process = Process::run_with(&config, "off", &variables);
@@ -241,12 +226,7 @@ async fn log_lines_are_sent_as_they_stand_on_standard_error() {
 
 #[tokio::test]
 async fn lines_of_the_exporter_are_not_sent() {
-    let db = orders().await;
-    let (collector, sink) = (
-        Collector::start().await,
-        Sink::start(Behaviour::Ok).await.unwrap(),
-    );
-    let config = Config::new(&db.url, "", &observer("", "", &sink.url("/hook")));
+    let (_db, collector, _sink, config) = orders_to_a_collector().await;
     for variables in [collector.http(), collector.grpc()] {
         let endpoint = variables[0].1;
         let address = endpoint.rsplit('/').next().unwrap();

@@ -25,6 +25,17 @@ pub(crate) async fn orders() -> TestDb {
     db
 }
 
+/// A database with orders, a collector, and a sink that accepts what the listener of these files sends.
+pub(crate) async fn orders_to_a_collector() -> (TestDb, Collector, Sink, Config) {
+    let db = orders().await;
+    let (collector, sink) = (
+        Collector::start().await,
+        Sink::start(Behaviour::Ok).await.unwrap(),
+    );
+    let config = Config::new(&db.url, "", &observer("", "", &sink.url("/hook")));
+    (db, collector, sink, config)
+}
+
 /// An observer that posts orders, with a lookup perhaps.
 pub(crate) fn observer(enrich: &str, more: &str, url: &str) -> String {
     let body = if enrich.is_empty() {
@@ -282,12 +293,7 @@ async fn collectors_that_fail_delay_nothing() {
 
 #[tokio::test]
 async fn headers_for_the_collector_are_shown_nowhere() {
-    let db = orders().await;
-    let (collector, sink) = (
-        Collector::start().await,
-        Sink::start(Behaviour::Ok).await.unwrap(),
-    );
-    let config = Config::new(&db.url, "", &observer("", "", &sink.url("/hook")));
+    let (db, collector, _sink, config) = orders_to_a_collector().await;
     let listen = free_address();
     for (mut variables, refused) in [
         (collector.http(), false),

@@ -11,7 +11,7 @@ use crate::exemplars::{Exemplar, Exemplars};
 /// Units that names end in.
 const UNITS: [&str; 2] = ["seconds", "bytes"];
 
-/// Writes metrics, with the exemplars of those that have some.
+/// Encodes metric families, with exemplars where a series has them.
 pub(crate) fn encode(
     families: &[MetricFamily],
     exemplars: &HashMap<String, Exemplars>,

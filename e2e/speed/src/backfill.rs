@@ -251,7 +251,8 @@ struct Writing {
 
 /// What was written.
 struct Written {
-    /// Milliseconds from sending each update until it arrived, sorted, of those that did.
+    /// Delays in milliseconds between sending an update and its receipt, sorted. Updates that never arrived are left
+    /// out.
     delays: Vec<f64>,
     /// Number of the next update.
     next: u32,

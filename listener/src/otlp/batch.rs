@@ -9,6 +9,8 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::{REQUEST_TIMEOUT, until_flushed};
+
 /// Most items that wait to be sent, some kilobytes each at most.
 pub(crate) const MAX_WAITING: usize = 4096;
 
@@ -17,12 +19,6 @@ const MAX_BATCH: usize = 1024;
 
 /// How long items are collected for one request.
 const LINGER: Duration = Duration::from_millis(500);
-
-/// Longest time of a request with its retries.
-const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long a stop waits for the items that are left.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What sends a batch.
 pub(crate) trait Export: Send + Sync {
@@ -58,14 +54,7 @@ impl<E: Export> BatchSender<E> {
 
     /// Sends items until `done`, and then what is left, within a few seconds.
     pub(crate) async fn run(mut self, done: CancellationToken) {
-        let deadline = async {
-            done.cancelled().await;
-            sleep(FLUSH_TIMEOUT).await;
-        };
-        tokio::select! {
-            () = self.send_until(&done) => {}
-            () = deadline => {}
-        }
+        until_flushed(self.send_until(&done), &done).await;
     }
 
     async fn send_until(&mut self, done: &CancellationToken) {
@@ -92,7 +81,7 @@ impl<E: Export> BatchSender<E> {
 
     /// Sends a batch. Returns whether the collector took it.
     async fn send(&self, batch: Vec<E::Item>) -> bool {
-        match timeout(EXPORT_TIMEOUT, self.exporter.export(batch)).await {
+        match timeout(REQUEST_TIMEOUT, self.exporter.export(batch)).await {
             Ok(Ok(())) => true,
             // The error may repeat what the collector said, so it is nobody's to trust.
             Ok(Err(error)) => {

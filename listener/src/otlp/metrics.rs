@@ -8,15 +8,13 @@ use opentelemetry_proto::tonic::metrics::v1::{ResourceMetrics, ScopeMetrics};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::transform::common::tonic::Attributes;
 use server::registry::Registry;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::metrics_client::MetricsClient;
 use super::metrics_data::metrics;
 use super::settings::{SettingsError, Signal, metrics_interval, protocol};
-
-/// How long a stop waits for the last metrics.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
+use super::until_flushed;
 
 /// Sends metrics at an interval.
 #[derive(Debug)]
@@ -62,14 +60,7 @@ impl MetricsSender {
         before_each: impl Fn() + Send,
         done: CancellationToken,
     ) {
-        let deadline = async {
-            done.cancelled().await;
-            sleep(FLUSH_TIMEOUT).await;
-        };
-        tokio::select! {
-            () = self.send_until(&registry, before_each, &done) => {}
-            () = deadline => {}
-        }
+        until_flushed(self.send_until(&registry, before_each, &done), &done).await;
     }
 
     async fn send_until(

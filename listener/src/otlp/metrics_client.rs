@@ -1,4 +1,4 @@
-//! The client that sends metrics. The SDK's exporter takes none but those that were measured by the SDK.
+//! Client that sends metrics over OTLP. The SDK's exporter accepts only metrics that the SDK itself recorded.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -17,13 +17,11 @@ use tonic::codec::CompressionEncoding;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
+use super::REQUEST_TIMEOUT;
 use super::settings::{SettingsError, Signal};
 
 /// Path of metrics below the endpoint for all signals.
 const PATH: &str = "v1/metrics";
-
-/// Longest time of a request, and what is it by default.
-const MAX_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why metrics were not taken.
 #[derive(Debug, thiserror::Error)]
@@ -149,11 +147,11 @@ impl MetricsClient {
 /// Reads the longest time of a request, in milliseconds.
 fn export_timeout(found: Option<(String, String)>) -> Result<Duration, SettingsError> {
     let Some((name, found)) = found else {
-        return Ok(MAX_TIMEOUT);
+        return Ok(REQUEST_TIMEOUT);
     };
     match found.parse() {
         Ok(milliseconds) if milliseconds > 0 => {
-            Ok(MAX_TIMEOUT.min(Duration::from_millis(milliseconds)))
+            Ok(REQUEST_TIMEOUT.min(Duration::from_millis(milliseconds)))
         }
         _ => Err(SettingsError {
             name,
@@ -259,8 +257,8 @@ mod tests {
             client(Protocol::HttpBinary, &[(ALL, "http://a"), timeout]).map(|it| it.timeout())
         };
         assert_eq!(timeout("500").unwrap(), Duration::from_millis(500));
-        assert_eq!(timeout("60000").unwrap(), MAX_TIMEOUT);
-        assert_eq!(timeout("").unwrap(), MAX_TIMEOUT);
+        assert_eq!(timeout("60000").unwrap(), REQUEST_TIMEOUT);
+        assert_eq!(timeout("").unwrap(), REQUEST_TIMEOUT);
         for wrong in ["0", "1s", "-1"] {
             timeout(wrong).unwrap_err();
         }

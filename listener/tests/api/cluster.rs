@@ -193,20 +193,8 @@ async fn rights_in_a_control_plane_decide() {
     let kubeconfig = plane.kubeconfig_of(&pod, config.dir.path());
     let (health, address) = (free_address(), free_address());
     let mut process = Process::start_in(
-        &kubeconfig,
-        &[
-            "run",
-            "--bundle",
-            "shop-bundle",
-            "--listener-name",
-            "shop",
-            "--namespace",
-            NAMESPACE,
-            "--listen",
-            &health,
-            "--api-listen",
-            &address,
-        ],
+        (&kubeconfig, NAMESPACE),
+        &["--listen", &health, "--api-listen", &address],
         &[],
     );
     ready(&health, 200).await;

@@ -122,10 +122,17 @@ impl Process {
         Self::spawn(shell, args, file)
     }
 
-    /// Starts it as a pod of a cluster, with these variables.
-    pub(crate) fn start_in(kubeconfig: &Path, args: &[&str], variables: &[(&str, &str)]) -> Self {
+    /// Starts it as a pod of a cluster, on the bundle `shop-bundle` of the listener `shop` in a namespace, with these
+    /// arguments and variables.
+    pub(crate) fn start_in(
+        (kubeconfig, namespace): (&Path, &str),
+        args: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
         let mut program = Command::new(program());
-        program.env("KUBECONFIG", kubeconfig).args(args);
+        program.env("KUBECONFIG", kubeconfig);
+        program.args(["run", "--bundle", "shop-bundle", "--listener-name", "shop"]);
+        program.args(["--namespace", namespace]).args(args);
         program.envs(variables.iter().copied());
         Self::follow(program)
     }

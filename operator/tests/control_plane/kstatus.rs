@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
-use crds::pod_status::{ENDPOINT_FAILING, ObserverError, PodProblem, StalledShard};
+use crds::pod_status::{ENDPOINT_FAILING, ObserverError, PodProblem};
 use crds::v1alpha1::{Observer, ObserverListener};
 use kube::core::NamespaceResourceScope;
 use kube::{Resource, ResourceExt};
@@ -110,14 +110,7 @@ pub(super) async fn kstatus_judges_each_state(room: Room) {
     room.observer_is("orders", "Current").await;
 
     // A receiver that is down is no fault of what was applied.
-    told.change(|report| {
-        report.stalled = vec![StalledShard {
-            shard: 3,
-            reason: ENDPOINT_FAILING.to_owned(),
-            message: "hooks.example.com answers 500".to_owned(),
-            since: "2026-01-01T00:00:00Z".to_owned(),
-        }];
-    });
+    told.stalls();
     room.listener_says("shop", ["DeliveryStalled", "True", ENDPOINT_FAILING])
         .await;
     room.listener_is("Current").await;
@@ -173,7 +166,7 @@ async fn what_is_wrong_is_judged(room: &Room) {
     room.listener("shop", stopped).await;
     room.listener_says("shop", ["Ready", "False", "ScaledToZero"])
         .await;
-    // It does not deliver, so whoever waits for it waits.
+    // It delivers nothing, so it is not ready, and kstatus goes on waiting for it.
     room.listener_is("InProgress").await;
     room.observer_is("orders", "Current").await;
 }

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 use axum::Router;
 use axum::routing::get;
 use crds::pod_status::{
-    OpenCircuitBreakers, OwnedShard, PodReport, Role, STATUS_PATH, STATUS_PORT, TrackingReport,
+    ENDPOINT_FAILING, OpenCircuitBreakers, OwnedShard, PodReport, Role, STATUS_PATH, STATUS_PORT,
+    StalledShard, TrackingReport,
 };
 use crds::v1alpha1::ObserverListener;
 use k8s_openapi::api::core::v1::Pod;
@@ -65,6 +66,18 @@ impl Told {
 
     pub(super) fn change(&self, change: impl FnOnce(&mut PodReport)) {
         change(&mut self.0.lock().unwrap());
+    }
+
+    /// A shard of it is stalled, as its endpoint fails.
+    pub(super) fn stalls(&self) {
+        self.change(|report| {
+            report.stalled = vec![StalledShard {
+                shard: 3,
+                reason: ENDPOINT_FAILING.to_owned(),
+                message: "hooks.example.com answers 500".to_owned(),
+                since: "2026-01-01T00:00:00Z".to_owned(),
+            }];
+        });
     }
 
     /// It works on all shards, with this bundle; all of it is told at once, so that nothing between

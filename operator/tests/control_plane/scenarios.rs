@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crds::pod_status::{ENDPOINT_FAILING, ObserverError, PodProblem, StalledShard};
+use crds::pod_status::{ENDPOINT_FAILING, ObserverError, PodProblem};
 use crds::v1alpha1::{Observer, ObserverListener};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Event, Secret, Service, ServiceAccount};
@@ -259,14 +259,7 @@ async fn pod_reports_show_in_the_status(room: Room) {
         .await;
     assert_eq!(said, "1 of 8 shards have no owner yet");
     told.works(&first);
-    told.change(|report| {
-        report.stalled = vec![StalledShard {
-            shard: 3,
-            reason: ENDPOINT_FAILING.to_owned(),
-            message: "hooks.example.com answers 500".to_owned(),
-            since: "2026-01-01T00:00:00Z".to_owned(),
-        }];
-    });
+    told.stalls();
     let said = room
         .listener_says("shop", ["DeliveryStalled", "True", ENDPOINT_FAILING])
         .await;
