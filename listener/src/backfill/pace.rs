@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Rows of a page: it begins with the first number, and is to take about [`READ_TIME`].
+/// Rows of a page: it begins with the first number, and is to take about [`READ_TIME`]. Of a database or a machine that
+/// is slow by itself, pages that are smaller yet would only be more, so these are for pages that fail.
 const FIRST: u32 = 500;
 const MAX: u32 = 5000;
+const MIN_IN_TIME: u32 = 250;
 const MIN: u32 = 10;
 const READ_TIME: Duration = Duration::from_millis(200);
 
@@ -76,7 +78,7 @@ impl PagePace {
     pub(crate) fn read(&mut self) {
         let took = self.begun.elapsed();
         if took > READ_TIME * 2 {
-            self.readable = (self.readable / 2).max(MIN);
+            self.readable = (self.readable / 2).max(self.readable.min(MIN_IN_TIME));
         } else if took < READ_TIME / 2 {
             self.readable = (self.readable * 2).min(MAX);
         }
@@ -175,6 +177,27 @@ mod tests {
         assert_eq!(first.last(), Some(&MAX), "{first:?}");
         // Nothing is known of rows that arrive elsewhere.
         assert_eq!(sizes(ms(250), Duration::ZERO).0, MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pages_that_take_long_shrink_less_than_pages_that_fail() {
+        let mut pace = PagePace::new(None);
+        for _page in 0..20 {
+            let _rows = pace.begin();
+            tokio::time::advance(READ_TIME * 3).await;
+            pace.read();
+        }
+        assert_eq!(pace.readable, MIN_IN_TIME);
+        for _page in 0..20 {
+            pace.fail();
+        }
+        assert_eq!(pace.begin(), MIN);
+        // It is slow yet, and then not any more.
+        tokio::time::advance(READ_TIME * 3).await;
+        pace.read();
+        assert_eq!(pace.begin(), MIN);
+        pace.read();
+        assert_eq!(pace.begin(), MIN * 2);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::listener::{Config, Process};
 use super::program::command;
 use super::told::told;
 use super::writers::Writers;
-use super::{all_is_behind_in, eventually};
+use super::{all_is_behind_in, eventually, while_progressing};
 
 /// Every operation on rows.
 pub(crate) const ALL_OPERATIONS: &str = "[Insert, Update, Delete, Read]";
@@ -89,12 +89,13 @@ pub(crate) async fn goes_on_after_kills(
         process.kill().await;
         process = Process::run(config);
     }
-    eventually("the backfill is completed", async || {
-        let state: String = sqlx::query_scalar("select state from observer.backfill")
-            .fetch_one(log)
-            .await
-            .ok()?;
-        (state == "Completed").then_some(())
+    while_progressing("the backfill is completed", async || {
+        let found = sqlx::query_as("select state, rows_read from observer.backfill");
+        let found: Option<(String, i64)> = found.fetch_one(log).await.ok();
+        match found {
+            Some((state, _)) if state == "Completed" => Ok(()),
+            found => Err(found.map_or(0, |(_, rows)| rows.unsigned_abs())),
+        }
     })
     .await;
     writers.stop().await;
