@@ -1,12 +1,13 @@
 //! Jobs, wants and outcomes.
 
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use observer_queue::{
     ClaimRequest, ClaimedJob, DeadLetterSink, FinishedClaim, Job, JobOutcome, JobQueue, Lane,
-    NewJob, Priority, WorkerId,
+    NewJob, Priority, QueueError, WorkerId,
 };
 use serde_json::value::RawValue;
 use sqlx::{PgConnection, PgPool};
@@ -131,30 +132,36 @@ impl DeadLetterSink for RecordedDeadLetters {
     }
 }
 
+/// What a queue answers.
+type Asked<'a, T> = Pin<Box<dyn Future<Output = Result<T, QueueError>> + Send + 'a>>;
+
+/// Asks until there is an answer: a server that has just taken another's place may refuse for a moment, and has done
+/// nothing then.
+async fn answered<'a, T>(ask: impl Fn() -> Asked<'a, T>) -> T {
+    let mut patience = Patience::default();
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(error) => assert!(patience.lasts(), "the queue does not answer: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// Claims once and ends all of it well; gives the log ids in the order of the claim.
 pub(crate) async fn complete_batch(
     queue: &dyn JobQueue,
     worker: WorkerId,
     request: &ClaimRequest,
 ) -> Vec<i64> {
-    // A server that has just taken another's place may refuse for a moment, and has done nothing then.
-    let mut patience = Patience::default();
-    let batches = loop {
-        match queue.claim(worker, request).await {
-            Ok(batches) => break batches,
-            Err(error) => assert!(patience.lasts(), "no jobs are claimed: {error}"),
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
+    let batches = answered(|| queue.claim(worker, request)).await;
     let claimed: Vec<_> = batches.into_iter().flat_map(|batch| batch.jobs).collect();
     let all: Vec<_> = claimed
         .iter()
         .map(|one| ended(one, JobOutcome::Completed))
         .collect();
-    let refused = queue
-        .finish(worker, &all, &RecordedDeadLetters::default())
-        .await
-        .unwrap();
+    let dead_letters = RecordedDeadLetters::default();
+    let refused = answered(|| queue.finish(worker, &all, &dead_letters)).await;
     assert_eq!(refused, []);
     claimed.iter().map(|one| one.job.log_id).collect()
 }
@@ -167,7 +174,7 @@ pub(crate) async fn complete_all(
 ) -> Vec<i64> {
     let mut all = Vec::new();
     let mut patience = Patience::default();
-    while !queue.is_empty().await.unwrap() {
+    while !answered(|| queue.is_empty()).await {
         let some = complete_batch(queue, worker, request).await;
         if !some.is_empty() {
             patience = Patience::default();
