@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::bundle::{BUNDLE_NAME, DOCUMENT_END};
 use crate::config::{Bundle, ListenerConfig, ObserverConfig, Redacted};
 use crate::manifest::document::{Document, Metadata};
 use crate::manifest::schema::Kind;
@@ -45,16 +46,16 @@ pub fn load(
 }
 
 /// Loads a bundle, which the operator compiled for the pods of a listener, with the secrets that it
-/// refers to. It may be without observers.
-pub fn load_bundle(text: &str) -> Result<Bundle, Diagnostics> {
-    let files = [SourceFile {
-        path: "bundle.yaml".into(),
-        text: text.into(),
-    }];
-    let mut loader = Loader::default();
-    loader.add_files(&files, &|_, _| None);
-    let bundle = loader.select_listener(None);
-    loader.finish(&files, bundle).map(|loaded| loaded.bundle)
+/// refers to. It may be without observers, and longer than a file, so each document is read by itself.
+pub fn load_bundle(text: &str) -> Result<Loaded, Diagnostics> {
+    let documents = text.split(DOCUMENT_END);
+    let files: Vec<SourceFile> = documents
+        .map(|text| SourceFile {
+            path: BUNDLE_NAME.into(),
+            text: text.into(),
+        })
+        .collect();
+    load(&files, &|_, _| None, None)
 }
 
 /// Validates one resource with the Secrets beside it, and returns everything that is wrong with it.

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use observer_crds::bundle::{self, BundleError, Inclusion, Namespaces};
+use observer_crds::bundle::{
+    self, BundleError, CheckedObservers, CompiledBundle, Inclusion, Namespaces, SecretReader,
+};
 use observer_crds::config::{
     ActionQueue, DocumentContent, ElasticsearchConfig, Mode, ObserverConfig, Priority,
     QueueBackend, QueueConfig, Redacted, RedactedColumn, RedisServerConfig, SearchBackend,
@@ -14,6 +16,16 @@ use observer_crds::v1alpha1::{Observer, ObserverListener};
 use serde_json::{Value, json};
 
 type Keys = BTreeMap<String, Vec<u8>>;
+
+fn compile(
+    listener: &ObserverListener,
+    observers: &[&Observer],
+    namespaces: &Namespaces,
+    secrets: &SecretReader<'_>,
+) -> Result<CompiledBundle, BundleError> {
+    let mut checked = CheckedObservers::default();
+    bundle::compile(listener, observers, namespaces, secrets, &mut checked)
+}
 
 fn listener(extra: &Value) -> ObserverListener {
     let mut resource = json!({
@@ -80,8 +92,8 @@ fn a_bundle_is_read_as_it_was_meant() {
     .into();
     let watching = observer("crm", "b", &hook("hook", "url"));
     let noting = observer("crm", "a", &json!({}));
-    let made = bundle::compile(&listener, &[&watching, &noting], &namespaces, &secrets).unwrap();
-    let loaded = load_bundle(made.text.reveal()).unwrap();
+    let made = compile(&listener, &[&watching, &noting], &namespaces, &secrets).unwrap();
+    let loaded = load_bundle(made.text.reveal()).unwrap().bundle;
     assert_eq!(loaded.listener.identity(), "shop/shop");
     assert_eq!(
         loaded.listener.database_url.reveal(),
@@ -95,19 +107,19 @@ fn a_bundle_is_read_as_it_was_meant() {
         .collect();
     assert_eq!(names, ["crm/a", "crm/b"]);
 
-    let again = bundle::compile(&listener, &[&noting, &watching], &namespaces, &secrets).unwrap();
+    let again = compile(&listener, &[&noting, &watching], &namespaces, &secrets).unwrap();
     assert_eq!(again.text, made.text);
 }
 
 #[test]
 fn what_only_concerns_the_pods_does_not_change_the_bundle() {
     let text = |extra: Value| {
-        let made = bundle::compile(&listener(&extra), &[], &Namespaces::new(), &secrets);
+        let made = compile(&listener(&extra), &[], &Namespaces::new(), &secrets);
         made.unwrap().text
     };
     let plain = text(json!({}));
     assert_eq!(
-        text(json!({"replicas": 5, "deletionPolicy": "Retain"})),
+        text(json!({"replicas": 5, "deletionPolicy": "Retain", "autoscaling": {"maxReplicas": 5}})),
         plain
     );
     let env = json!([{"name": "A", "valueFrom": {"secretKeyRef": {"name": "none", "key": "k"}}}]);
@@ -121,7 +133,13 @@ fn what_only_concerns_the_pods_does_not_change_the_bundle() {
         "the listener's pods leave jobs to others"
     );
     assert_eq!(workers(5), workers(1));
-    assert!(load_bundle(plain.reveal()).unwrap().observers.is_empty());
+    assert!(
+        load_bundle(plain.reveal())
+            .unwrap()
+            .bundle
+            .observers
+            .is_empty()
+    );
 }
 
 #[test]
@@ -138,8 +156,8 @@ fn a_bundle_holds_the_queue_and_its_redis() {
         {"name": "plain", "log": {}},
     ]});
     let export = observer("shop", "export", &export);
-    let made = bundle::compile(&listener, &[&export], &Namespaces::new(), &secrets).unwrap();
-    let loaded = load_bundle(made.text.reveal()).unwrap();
+    let made = compile(&listener, &[&export], &Namespaces::new(), &secrets).unwrap();
+    let loaded = load_bundle(made.text.reveal()).unwrap().bundle;
     assert_eq!(
         loaded.listener.queue,
         QueueConfig {
@@ -185,9 +203,9 @@ fn a_bundle_holds_the_search_server_and_its_login() {
         .map(|one| &*one.key)
         .collect();
     assert_eq!(keys, ["ca", "password", "url", "username"]);
-    let made = bundle::compile(&listener, &[], &Namespaces::new(), &secrets).unwrap();
+    let made = compile(&listener, &[], &Namespaces::new(), &secrets).unwrap();
     assert!(!format!("{made:?}").contains("hunter4"));
-    let loaded = load_bundle(made.text.reveal()).unwrap();
+    let loaded = load_bundle(made.text.reveal()).unwrap().bundle;
     let column = |entity: Option<&str>, column: &str| RedactedColumn {
         entity: entity.map(str::to_owned),
         column: column.to_owned(),
@@ -240,7 +258,7 @@ fn a_bad_observer_is_left_out_alone() {
         observer("shop", "e-rests", &json!({"suspend": true})),
     ];
     let all: Vec<&Observer> = all.iter().collect();
-    let made = bundle::compile(&listener(&json!({})), &all, &Namespaces::new(), &secrets).unwrap();
+    let made = compile(&listener(&json!({})), &all, &Namespaces::new(), &secrets).unwrap();
     let outcomes: Vec<_> = made
         .observers
         .into_iter()
@@ -260,14 +278,14 @@ fn a_bad_observer_is_left_out_alone() {
             Inclusion::Suspended,
         ]
     );
-    let loaded = load_bundle(made.text.reveal()).unwrap();
+    let loaded = load_bundle(made.text.reveal()).unwrap().bundle;
     assert_eq!(loaded.observers.len(), 1);
 }
 
 #[test]
 fn a_listener_that_cannot_run_has_no_bundle() {
     let made = |listener: &ObserverListener| {
-        bundle::compile(listener, &[], &Namespaces::new(), &secrets).unwrap_err()
+        compile(listener, &[], &Namespaces::new(), &secrets).unwrap_err()
     };
     let url = |value: Value| listener(&json!({"database": {"url": value}}));
     let missing = url(json!({"secretKeyRef": {"name": "gone", "key": "url"}}));
@@ -288,12 +306,67 @@ fn a_listener_that_cannot_run_has_no_bundle() {
 }
 
 #[test]
-fn a_bundle_that_no_secret_holds_is_refused() {
-    let long = json!({"when": format!("new.a == '{}'", "x".repeat(8000))});
-    let all: Vec<_> = (0..140)
-        .map(|n| observer("shop", &format!("o{n}"), &long))
-        .collect();
-    let all: Vec<&Observer> = all.iter().collect();
-    let made = bundle::compile(&listener(&json!({})), &all, &Namespaces::new(), &secrets);
-    assert!(matches!(made, Err(BundleError::TooLarge { .. })));
+fn listener_that_no_secret_holds_is_refused() {
+    let of = |name: &str| json!({"secretKeyRef": {"name": name, "key": "ca"}});
+    let listener = listener(&json!({
+        "redis": {"url": {"value": "rediss://redis:6379"}, "tls": {"ca": of("redis-ca")}},
+        "search": {"elasticsearch": {
+            "url": {"value": "https://search.example.com"}, "index": "shop", "tls": {"ca": of("search-ca")},
+        }},
+    }));
+    let with = |times: usize| {
+        let one = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n";
+        let secrets = |namespace: &str, name: &str| match name {
+            "redis-ca" | "search-ca" => Some([("ca".to_owned(), one.repeat(times).into())].into()),
+            _ => secrets(namespace, name),
+        };
+        compile(&listener, &[], &Namespaces::new(), &secrets)
+    };
+    assert_eq!(with(5000).unwrap().packed.parts().len(), 1);
+    let made = with(10_000).unwrap_err();
+    assert!(
+        matches!(made, BundleError::TooLarge { bytes } if bytes > 1 << 20),
+        "{made}"
+    );
+}
+
+#[test]
+fn what_was_checked_before_is_checked_again_when_it_or_its_secrets_change() {
+    let hooked = observer("crm", "hook", &hook("hook", "url"));
+    let mut checked = CheckedObservers::default();
+    let mut with = |url: &str, observer: &Observer| {
+        let secrets = |namespace: &str, name: &str| match name {
+            "hook" => Some([("url".to_owned(), url.into())].into()),
+            _ => secrets(namespace, name),
+        };
+        let listener = listener(&json!({"observerNamespaces": {"from": "All"}}));
+        let made = bundle::compile(
+            &listener,
+            &[observer],
+            &Namespaces::new(),
+            &secrets,
+            &mut checked,
+        );
+        made.unwrap().observers.remove(0).inclusion
+    };
+    for _ in 0..2 {
+        assert_eq!(
+            with("https://hooks.example.com/a", &hooked),
+            Inclusion::Included
+        );
+    }
+    for _ in 0..2 {
+        let wrong = with("ftp://hooks.example.com/a", &hooked);
+        assert!(matches!(wrong, Inclusion::Invalid(_)), "{wrong:?}");
+    }
+    assert_eq!(
+        with("https://hooks.example.com/a", &hooked),
+        Inclusion::Included
+    );
+    let mut suspended = hooked.clone();
+    suspended.spec.suspend = true;
+    assert_eq!(
+        with("https://hooks.example.com/a", &suspended),
+        Inclusion::Suspended
+    );
 }

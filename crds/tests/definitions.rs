@@ -403,6 +403,10 @@ spec.api.tokens[].token.secretKeyRef object
 spec.api.tokens[].token.secretKeyRef.key! string
 spec.api.tokens[].token.secretKeyRef.name! string
 spec.api.tokens[].token.value string
+spec.autoscaling object
+spec.autoscaling.maxReplicas! integer minimum=1 maximum=256
+spec.autoscaling.minReplicas integer minimum=1 maximum=256 default=1
+spec.autoscaling.targetLag string default=10s
 spec.cache object default={"ttl":"1m"}
 spec.cache.ttl string default=1m
 spec.checkpoint object default={"interval":"250ms"}

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::Stdio;
 
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, ValidationDirective};
 use kube::{Api, Client, ResourceExt};
 use serde::Deserialize;
@@ -15,7 +16,13 @@ use crate::kubectl::define;
 use crate::support::eventually;
 
 /// Pages, and the definitions of a kind that they print: the Go module that has them, and their file in it.
-const PRINTED: [(&str, &str, &str, usize); 2] = [
+const PRINTED: [(&str, &str, &str, usize); 3] = [
+    (
+        "how-to/autoscaling.md",
+        "github.com/kedacore/keda/v2@v2.18.1",
+        "keda.sh_scaledobjects.yaml",
+        1,
+    ),
     (
         "how-to/cloudnative-pg.md",
         "github.com/cloudnative-pg/cloudnative-pg@v1.27.1",
@@ -98,11 +105,12 @@ async fn printed_resources_are_valid_in_a_control_plane() {
             text(&definition["spec"]["group"]),
             &definition["spec"]["names"],
         );
+        let version = text(&definition["spec"]["versions"][0]["name"]);
         let (kind, plural) = (text(&names["kind"]), text(&names["plural"]));
         apply(&client, "customresourcedefinitions", definition).await;
         let resource = ApiResource {
-            api_version: format!("{group}/v1"),
-            version: "v1".to_owned(),
+            api_version: format!("{group}/{version}"),
+            version,
             group,
             kind,
             plural,
@@ -111,8 +119,14 @@ async fn printed_resources_are_valid_in_a_control_plane() {
         assert_eq!(found.len(), count, "of {page}");
         are_valid(&client, &resource, found).await;
     }
-    let listeners = documents("how-to/cloudnative-pg.md", "ObserverListener");
     let resource = ApiResource::erase::<crds::v1alpha1::ObserverListener>(&());
-    assert_eq!(listeners.len(), 1);
-    are_valid(&client, &resource, listeners).await;
+    for page in ["how-to/cloudnative-pg.md", "how-to/autoscaling.md"] {
+        let listeners = documents(page, &resource.kind);
+        assert_eq!(listeners.len(), 1, "of {page}");
+        are_valid(&client, &resource, listeners).await;
+    }
+    let resource = ApiResource::erase::<HorizontalPodAutoscaler>(&());
+    let scalers = documents("how-to/autoscaling.md", &resource.kind);
+    assert_eq!(scalers.len(), 1);
+    are_valid(&client, &resource, scalers).await;
 }

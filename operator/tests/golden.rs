@@ -3,10 +3,14 @@
 use std::fs;
 use std::path::Path;
 
-use crds::v1alpha1::ObserverListener;
+use crds::bundle::{
+    BUNDLE_KEY, CheckedObservers, HASH_ANNOTATION, Namespaces, PARTS_ANNOTATION, compile,
+};
+use crds::v1alpha1::{Observer, ObserverListener};
 use observer_operator::listener::build::{
     DesiredObject, Installation, Kind, ListenerResources, cleanup_job,
 };
+use observer_operator::listener::validate::{Bundle, BundleId};
 use serde_json::{Value, json};
 
 /// Set to renew the files.
@@ -36,7 +40,7 @@ fn installation() -> Installation {
 }
 
 fn objects(spec: &Value) -> Vec<DesiredObject> {
-    ListenerResources::new(&listener(spec), &installation())
+    ListenerResources::new(&listener(spec), 1, &installation())
         .objects()
         .unwrap()
 }
@@ -68,9 +72,104 @@ fn builds_every_object_of_a_plain_listener() {
         let kind = built.kind.resource().kind;
         compare(&format!("{}.yaml", kind.to_lowercase()), &built.object);
     }
-    let resources = ListenerResources::new(&listener(&json!({})), &installation());
-    let bundle = resources.bundle("kind: Observer\n", "c0ffee").unwrap();
-    compare("secret.yaml", &bundle.object);
+    let resources = ListenerResources::new(&listener(&json!({})), 1, &installation());
+    let mut bundle = resources.bundle(&bundle(0)).unwrap();
+    assert_eq!(bundle.len(), 1);
+    let secret = &mut bundle[0].object;
+    // It depends on who compresses.
+    secret["data"][BUNDLE_KEY] = json!("Y29tcHJlc3NlZAo=");
+    compare("secret.yaml", secret);
+}
+
+/// A bundle with so many bytes that hardly compress.
+fn bundle(bytes: usize) -> Bundle {
+    let url = json!({ "database": { "url": { "value": "postgres://db.example.com/shop" } } });
+    let observers: Vec<Observer> = (0..bytes.div_ceil(500_000))
+        .map(|n| noisy(&format!("o{n}"), 500_000))
+        .collect();
+    let observers: Vec<&Observer> = observers.iter().collect();
+    let checked = &mut CheckedObservers::default();
+    let made = compile(
+        &listener(&url),
+        &observers,
+        &Namespaces::new(),
+        &|_, _| None,
+        checked,
+    );
+    let made = made.unwrap();
+    Bundle {
+        id: BundleId {
+            hash: "c0ffee".to_owned(),
+            parts: made.packed.parts().len(),
+        },
+        listener: made.listener,
+        packed: made.packed,
+    }
+}
+
+fn noisy(name: &str, bytes: usize) -> Observer {
+    let mut value = 7_u64;
+    let noise: String = (0..bytes)
+        .map(|_| {
+            // Knuth's generator for 64 bits, whose upper ones are as good as random.
+            value = value
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            char::from(b'a' + u8::try_from((value >> 40) % 26).unwrap())
+        })
+        .collect();
+    let bodies = noise.as_bytes().chunks(60_000).enumerate();
+    let actions = bodies.map(|(n, body)| {
+        json!({ "name": format!("a{n}"), "webhook": {
+        "url": { "value": "https://hooks.example.com/a" }, "body": String::from_utf8_lossy(body),
+    } })
+    });
+    serde_json::from_value(json!({
+        "apiVersion": "observers.fraiseql.dev/v1alpha1",
+        "kind": "Observer",
+        "metadata": { "namespace": "web", "name": name },
+        "spec": {
+            "events": { "entity": "public.orders" },
+            "actions": actions.collect::<Vec<_>>(),
+        },
+    }))
+    .unwrap()
+}
+
+#[test]
+fn bundle_that_one_secret_does_not_hold_is_divided() {
+    let bundle = bundle(6_000_000);
+    assert!(bundle.id.parts > 2, "{}", bundle.id.parts);
+    let resources = ListenerResources::new(&listener(&json!({})), 3, &installation());
+    let secrets = resources.bundle(&bundle).unwrap();
+    let expected: Vec<Kind> = Kind::of_bundle(bundle.id.parts).collect();
+    let kinds: Vec<Kind> = secrets.iter().map(|built| built.kind).collect();
+    assert_eq!(kinds, expected);
+    assert!(
+        kinds[1..].iter().all(|part| *part < Kind::Secret),
+        "the first one is written last"
+    );
+    let names: Vec<&str> = secrets.iter().map(|built| &*built.name).collect();
+    assert_eq!(
+        names[..3],
+        [
+            "shop-listener-bundle",
+            "shop-listener-bundle-2",
+            "shop-listener-bundle-3"
+        ]
+    );
+    let annotations = |n: usize| &secrets[n].object["metadata"]["annotations"];
+    assert_eq!(
+        annotations(0)[PARTS_ANNOTATION],
+        json!(bundle.id.parts.to_string())
+    );
+    assert_eq!(annotations(1)[HASH_ANNOTATION], json!("c0ffee"));
+    let objects = resources.objects().unwrap();
+    let role = objects
+        .iter()
+        .find(|built| built.kind == Kind::Role)
+        .unwrap();
+    assert_eq!(role.object["rules"][1]["resourceNames"], json!(names[..3]));
 }
 
 #[test]
@@ -152,7 +251,7 @@ fn cleanup_job_runs_as_the_listener() {
         "priorityClassName": "high",
     });
     let listener = listener(&json!({ "podTemplate": template }));
-    let job = cleanup_job::build(&ListenerResources::new(&listener, &installation()));
+    let job = cleanup_job::build(&ListenerResources::new(&listener, 1, &installation()));
     compare("job.yaml", &serde_json::to_value(job).unwrap());
 }
 
@@ -162,7 +261,7 @@ fn without_scrapers_only_the_operator_is_admitted() {
         metrics_from: std::collections::BTreeMap::new(),
         ..installation()
     };
-    let built = ListenerResources::new(&listener(&json!({})), &none)
+    let built = ListenerResources::new(&listener(&json!({})), 1, &none)
         .objects()
         .unwrap();
     let policy = built.iter().find(|built| built.kind == Kind::NetworkPolicy);

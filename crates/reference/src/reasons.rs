@@ -182,8 +182,9 @@ pub const FAULTS: &[Reason] = &[
     ),
     reason(
         "BundleTooLarge",
-        "Observers and secrets of the listener exceed 1 MiB.",
-        "Spread the observers over several listeners.",
+        "Of an observer: older ones take all the room that its listener has, 32 MiB as text or 8 MiB compressed, so it \
+         does not run; the others do. Of a listener: it takes more than 1 MiB itself, with its own secrets.",
+        "Make observers smaller, or spread them over several listeners.",
     ),
     reason(
         "BundleMissing",
@@ -424,6 +425,16 @@ pub const EVENTS: &[Reason] = &[
     reason(
         "Reloaded",
         "Every pod runs the current configuration, without a restart.",
+        "",
+    ),
+    reason(
+        "ScaledOut",
+        "A listener with `spec.autoscaling` gets more pods, as its oldest event is older than wanted.",
+        "",
+    ),
+    reason(
+        "ScaledIn",
+        "It gets fewer, as its events have not been old for some time.",
         "",
     ),
     reason(

@@ -13,7 +13,7 @@ use super::scalar::scalar;
 use crate::manifest::diagnostics::{Diagnostic, field, shown};
 use crate::manifest::document::{Document, title};
 
-/// Largest file in bytes. A bundle in the cluster is at most 1 MiB.
+/// Largest file in bytes.
 const MAX_BYTES: usize = 4 << 20;
 
 /// Most values in one file, after aliases are expanded.

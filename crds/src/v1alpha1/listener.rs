@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::api::HttpApi;
+use super::autoscaling::Autoscaling;
 use super::egress::EgressRules;
 use super::enrich::CacheDefaults;
 use super::pod_template::PodTemplate;
@@ -83,6 +84,11 @@ const IDENTITY: &str = "^[a-z0-9]([-a-z0-9./]*[a-z0-9])?$";
         "fieldPath": ".identity",
     },
     {
+        "rule": "!has(self.autoscaling) || self.autoscaling.maxReplicas <= self.shards",
+        "message": "autoscaling.maxReplicas must be at most spec.shards: a pod without a shard has nothing to do",
+        "fieldPath": ".autoscaling.maxReplicas",
+    },
+    {
         "rule": "!has(self.queue) || self.queue.backend != 'Redis' || has(self.redis)",
         "message": "queue.backend Redis needs redis.url",
         "fieldPath": ".queue.backend",
@@ -94,6 +100,10 @@ pub struct ObserverListenerSpec {
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 0, max = 256))]
     pub replicas: i32,
+    /// Has the operator decide the number of pods, by how far the listener is behind. Then `replicas` is not looked at,
+    /// but for 0, which pauses the listener. Left out, `replicas` is the number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<Autoscaling>,
     /// Number of shards that the keys are divided into, 1 to 256; default 8. The pods share the
     /// shards among themselves, so more shards than pods leave room to scale out. The number can
     /// change at any time: the listener finishes the deliveries in flight and continues in the new

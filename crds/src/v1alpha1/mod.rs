@@ -5,6 +5,7 @@
 
 mod action;
 mod api;
+mod autoscaling;
 mod egress;
 mod enrich;
 mod listener;
@@ -29,6 +30,7 @@ pub use action::{
     RedisPublish, RedisSet, RedisStreamAppend, RetryPolicy, Sasl, Slack, Smtp, Teams, Webhook,
 };
 pub use api::{DEFAULT_API_PORT, HttpApi, HttpApiToken, KubernetesAccess};
+pub use autoscaling::{Autoscaling, AutoscalingStatus};
 pub use egress::{EgressLimit, EgressProxy, EgressRules, OwnDatabaseLogin};
 pub(crate) use enrich::LOOKUP_KINDS;
 pub use enrich::{ActionCache, CacheDefaults, HttpLookup, InvalidateOn, Lookup, LookupCache};

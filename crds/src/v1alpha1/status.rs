@@ -4,6 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::autoscaling::AutoscalingStatus;
 use super::{conditions, never_null};
 
 /// Observed state of a listener.
@@ -20,6 +21,9 @@ pub struct ObserverListenerStatus {
     /// Number of pods that are ready, whether or not they own a shard.
     #[serde(default)]
     pub ready_replicas: i32,
+    /// What `spec.autoscaling` has led to; left out without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<AutoscalingStatus>,
     /// Dedicated worker pods; left out if none are configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workers: Option<WorkerCounts>,

@@ -7,7 +7,7 @@ use crate::duration::HumanDuration;
 use crate::manifest::diagnostics::field;
 use crate::manifest::document::Metadata;
 use crate::v1alpha1::{
-    LabelExpression, LabelOperator, LabelSelector, LeaseTiming, NamespacesFrom,
+    Autoscaling, LabelExpression, LabelOperator, LabelSelector, LeaseTiming, NamespacesFrom,
     ObserverListenerSpec,
 };
 use crate::validation::context::ValidationContext;
@@ -24,6 +24,8 @@ const LONGEST_CHECKPOINT: HumanDuration = HumanDuration::from_secs(60);
 const LONGEST_DRAIN: HumanDuration = HumanDuration::from_secs(600);
 const SHORTEST_KEPT: HumanDuration = HumanDuration::from_secs(3600);
 const LONGEST_KEPT: HumanDuration = HumanDuration::from_secs(87_600 * 3600);
+const SHORTEST_TARGET_LAG: HumanDuration = HumanDuration::from_secs(1);
+const LONGEST_TARGET_LAG: HumanDuration = HumanDuration::from_secs(3600);
 const SHORTEST_STALL: HumanDuration = HumanDuration::from_secs(5);
 const LONGEST_STALL: HumanDuration = HumanDuration::from_secs(3600);
 
@@ -53,6 +55,9 @@ pub(crate) fn check(
         );
     }
     check_identity(spec, meta, context);
+    if let Some(autoscaling) = spec.autoscaling {
+        check_autoscaling(autoscaling, spec.shards, context);
+    }
     if let Some(template) = &spec.pod_template {
         pod_template::check(template, context);
     }
@@ -140,6 +145,25 @@ fn check_identity(
         );
         context.error("/spec/identity", message);
     }
+}
+
+fn check_autoscaling(autoscaling: Autoscaling, shards: u16, context: &mut ValidationContext<'_>) {
+    let at = |name: &str| field("/spec/autoscaling", name);
+    let (min, max) = (autoscaling.min_replicas, autoscaling.max_replicas);
+    if min > max {
+        context.error(&at("maxReplicas"), "must be at least `minReplicas`");
+    } else if max > i32::from(shards) {
+        let message = format!(
+            "must be at most spec.shards, which is {shards}: a pod without a shard has nothing to do"
+        );
+        context.error(&at("maxReplicas"), message);
+    }
+    context.check_range(
+        &at("targetLag"),
+        autoscaling.target_lag,
+        SHORTEST_TARGET_LAG,
+        LONGEST_TARGET_LAG,
+    );
 }
 
 fn lease(timing: LeaseTiming, context: &mut ValidationContext<'_>) -> LeaseConfig {

@@ -1,5 +1,6 @@
 //! What users do, and what then happens.
 
+mod autoscaling;
 mod beginning;
 mod changes;
 mod chaos;

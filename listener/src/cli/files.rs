@@ -3,7 +3,6 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crds::bundle::BUNDLE_KEY;
 use crds::config::Redacted;
 use crds::loader::Loaded;
 use crds::manifest::{Diagnostics, SourceFile};
@@ -25,9 +24,7 @@ pub(super) async fn try_load(args: &FileArgs) -> Result<Result<Loaded, Diagnosti
             args.require_none_of_files()?;
             let namespace = args.bundle.namespace.as_deref();
             let text = cluster::read_bundle(namespace, bundle).await?;
-            let path = BUNDLE_KEY.to_owned();
-            let sources = [SourceFile { path, text }];
-            Ok(crds::loader::load(&sources, &|_, _| None, None))
+            Ok(crds::loader::load_bundle(&text))
         }
         _ => try_load_files(args),
     }

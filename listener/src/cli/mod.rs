@@ -171,8 +171,8 @@ impl FileArgs {
 /// The Secret with a listener's bundle, which its pods run from: in a pod the pod's own, by its environment.
 #[derive(Clone, Debug, Default, Args)]
 struct BundleArgs {
-    /// Secret with the key `bundle.yaml` to read in a cluster, instead of files; the pods of a listener name
-    /// their own
+    /// Secret with a listener's bundle to read in a cluster, instead of files (`bundle.yaml`, or `bundle.yaml.gz`
+    /// and its further parts); the pods of a listener name their own
     #[arg(long, value_name = "NAME", env = "OBSERVER_BUNDLE")]
     bundle: Option<String>,
     /// Namespace of the Secret

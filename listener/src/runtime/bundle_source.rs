@@ -1,7 +1,6 @@
-//! The bundle of a pod: the Secret that holds it, watched, and loaded whenever it changes.
+//! The bundle of a pod: the first of the Secrets that hold it, watched, and all loaded whenever it changes.
 
 use backoff::Backoff;
-use crds::bundle::BUNDLE_KEY;
 use crds::config::ListenerConfig;
 use crds::pod_status::PodProblem;
 use futures::StreamExt;
@@ -15,20 +14,24 @@ use tokio::time::{Instant, sleep_until};
 use super::config_source::{ConfigSource, FailurePolicy};
 use super::job_worker::WorkerMode;
 use super::plan::{BundleLoader, RuntimePlan};
+use super::stored_bundle::{self, StoredBundleError};
 use super::supervisor::RETRY;
 use crate::coordination::membership::Coordination;
 use crate::server::AppState;
 
-/// The bundle of a listener, which the operator writes into a Secret.
+/// The bundle of a listener, which the operator writes into Secrets.
 pub(super) struct BundleSource {
     client: Client,
-    /// Name of the Secret.
+    secrets: Api<Secret>,
+    /// Name of the first Secret.
     name: String,
     dedicated_worker: bool,
     watch: BoxStream<'static, watcher::Result<Option<Secret>>>,
     backoff: Backoff,
     /// When the watch is to be resumed after a failure.
     resume_at: Option<Instant>,
+    /// The newest first Secret until it is loaded with all others, and when to look for those.
+    unread: Option<(Option<Secret>, Instant)>,
     bundles: LoadedBundles,
 }
 
@@ -41,7 +44,7 @@ struct LoadedBundles {
 }
 
 impl BundleSource {
-    /// Creates a source that watches a Secret.
+    /// Creates a source that watches the first Secret of a bundle.
     pub(super) fn new(
         client: Client,
         namespace: &str,
@@ -50,14 +53,31 @@ impl BundleSource {
     ) -> Self {
         let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
         Self {
-            watch: watch_object(secrets, &name).boxed(),
+            watch: watch_object(secrets.clone(), &name).boxed(),
             client,
+            secrets,
             name,
             dedicated_worker,
             backoff: RETRY,
             resume_at: None,
+            unread: None,
             bundles: LoadedBundles::default(),
         }
+    }
+}
+
+impl BundleSource {
+    /// Loads the newest bundle from all of its Secrets. If these do not belong together, that is tried again later.
+    /// When this is cancelled, it begins anew.
+    async fn load(&mut self, sources: &AppState) -> Option<RuntimePlan> {
+        let (first, _) = self.unread.as_ref()?;
+        let read = stored_bundle::read(&self.secrets, first.as_ref(), &self.name).await;
+        let (first, _) = self.unread.take()?;
+        if let Err(error @ StoredBundleError::Rest(_)) = &read {
+            tracing::debug!("{error}");
+            self.unread = Some((first.clone(), Instant::now() + self.backoff.next_delay()));
+        }
+        self.bundles.load(first, read.map_err(Into::into), sources)
     }
 }
 
@@ -65,8 +85,8 @@ impl ConfigSource for BundleSource {
     async fn next(&mut self, sources: &AppState) -> RuntimePlan {
         if self.bundles.current.is_none() {
             // Nobody needs to be told before the first answer, but there is no work to expect either.
-            let unread = missing(&self.name, "is not read yet");
-            sources.health.cannot_start(unread);
+            let unread = StoredBundleError::not_read(&self.name);
+            sources.health.cannot_start(unread.into());
         }
         loop {
             // The watch resumes where it broke off; what was read before stays.
@@ -74,12 +94,20 @@ impl ConfigSource for BundleSource {
                 sleep_until(at).await;
                 self.resume_at = None;
             }
-            match self.watch.next().await {
-                Some(Ok(secret)) => {
-                    self.backoff.reset();
-                    if let Some(plan) = self.bundles.load(secret, &self.name, sources) {
+            let look_at = self.unread.as_ref().map(|(_, at)| *at);
+            let event = tokio::select! {
+                event = self.watch.next() => event,
+                () = sleep_until(look_at.unwrap_or_else(Instant::now)), if look_at.is_some() => {
+                    if let Some(plan) = self.load(sources).await {
                         return plan;
                     }
+                    continue;
+                }
+            };
+            match event {
+                Some(Ok(secret)) => {
+                    self.backoff.reset();
+                    self.unread = Some((secret, Instant::now()));
                 }
                 Some(Err(error)) => {
                     let problem = unreadable(&self.name, &error);
@@ -116,18 +144,18 @@ impl ConfigSource for BundleSource {
 }
 
 impl LoadedBundles {
-    /// Loads the bundle of a Secret. Returns its plan unless it is the one that there is already.
+    /// Loads a bundle as it was read from its Secrets. Returns its plan unless it is the one that there is already.
     fn load(
         &mut self,
-        secret: Option<Secret>,
-        name: &str,
+        first: Option<Secret>,
+        read: Result<Vec<u8>, PodProblem>,
         sources: &AppState,
     ) -> Option<RuntimePlan> {
-        let loaded = bundle_of(secret.as_ref(), name).and_then(|bytes| self.loader.load(bytes));
+        let loaded = read.and_then(|bytes| self.loader.load(&bytes));
         match loaded {
             Ok(plan) => {
                 let plan = RuntimePlan {
-                    lease_owners: owners(secret),
+                    lease_owners: owners(first),
                     ..plan
                 };
                 self.accept(plan, sources)
@@ -181,25 +209,6 @@ fn owners(secret: Option<Secret>) -> Vec<OwnerReference> {
     owners.into_iter().flatten().map(plain).collect()
 }
 
-/// Returns the bytes of the bundle in its Secret.
-pub(super) fn bundle_of<'a>(
-    secret: Option<&'a Secret>,
-    name: &str,
-) -> Result<&'a [u8], PodProblem> {
-    let secret = secret.ok_or_else(|| missing(name, "is not there"))?;
-    let data = secret.data.as_ref();
-    data.and_then(|data| data.get(BUNDLE_KEY))
-        .map(|bytes| bytes.0.as_slice())
-        .ok_or_else(|| missing(name, &format!("has no key {BUNDLE_KEY}")))
-}
-
-fn missing(name: &str, what: &str) -> PodProblem {
-    PodProblem {
-        reason: "BundleMissing".to_owned(),
-        message: format!("the Secret {name} {what}; the operator creates it"),
-    }
-}
-
 /// Describes why the Secret cannot be read. An error of decoding would repeat what it could not decode.
 fn unreadable(name: &str, error: &watcher::Error) -> PodProblem {
     use watcher::Error::{
@@ -224,37 +233,16 @@ fn unreadable(name: &str, error: &watcher::Error) -> PodProblem {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-    use k8s_openapi::ByteString;
-
     use super::*;
     use crate::telemetry::metrics::Metrics;
-
-    fn secret(key: &str, text: &str) -> Secret {
-        Secret {
-            data: Some([(key.to_owned(), ByteString(text.into()))].into()),
-            ..Secret::default()
-        }
-    }
-
-    #[test]
-    fn bundle_is_read_under_its_key() {
-        let right = secret(BUNDLE_KEY, "text");
-        assert_eq!(bundle_of(Some(&right), "b").unwrap(), b"text");
-        let wrong = [
-            None,
-            Some(&secret("other", "text")),
-            Some(&Secret::default()),
-        ]
-        .map(|secret| bundle_of(secret, "b").unwrap_err().reason);
-        assert_eq!(wrong, ["BundleMissing"; 3]);
-    }
 
     #[test]
     fn problem_with_a_newer_bundle_leaves_the_pod_ready() {
         let now = Instant::now();
         let sources = AppState::new(Metrics::new("shop/shop").unwrap(), "shop-1");
         let mut bundles = LoadedBundles::default();
-        assert!(bundles.load(None, "b", &sources).is_none());
+        let missing = || Err(StoredBundleError::not_read("b").into());
+        assert!(bundles.load(None, missing(), &sources).is_none());
         assert!(sources.health.not_ready(now).is_some());
         let text = "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: ObserverListener\n\
              metadata: {name: shop}\nspec:\n  database:\n    \
@@ -262,14 +250,14 @@ mod tests {
              apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {name: big}\n\
              spec:\n  events: {entity: public.orders, operations: [Insert]}\n  \
              actions: [{name: say, log: {}}]\n";
-        let mut load = |secret| bundles.load(secret, "b", &sources);
-        assert!(load(Some(secret(BUNDLE_KEY, text))).is_some());
+        let mut load = |read| bundles.load(None, read, &sources);
+        assert!(load(Ok(text.into())).is_some());
         sources.health.started();
-        assert!(load(None).is_none());
+        assert!(load(missing()).is_none());
         assert!(sources.health.not_ready(now).is_none());
         let told = || sources.reporter.report(&sources.metrics, None);
         assert_eq!(told().problem.unwrap().reason, "BundleMissing");
-        let same = load(Some(secret(BUNDLE_KEY, text)));
+        let same = load(Ok(text.into()));
         assert!(same.is_none(), "it is the same");
         assert_eq!(told().problem, None);
     }

@@ -16,11 +16,12 @@ use kube::{Api, Client, Config};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::bundle_source::{self, BundleSource};
+use super::bundle_source::BundleSource;
 pub use super::drop_listener::{
     RemovalLimits, RemoveDocumentsError, drop_listener, remove_documents,
 };
 use super::error::RunError;
+use super::stored_bundle;
 use super::supervisor::{self, ProcessOptions};
 use crate::coordination::membership::MemberIdentity;
 
@@ -99,7 +100,7 @@ pub enum ReadBundleError {
 }
 
 /// Describes an error of the API server. An error of decoding would repeat what it could not decode.
-fn api_error(error: &kube::Error) -> String {
+pub(super) fn api_error(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
         kube::Error::SerdeError(_) => "its content is no Secret".to_owned(),
@@ -123,9 +124,10 @@ pub async fn read_bundle(namespace: Option<&str>, name: &str) -> Result<String, 
             namespace: namespace.to_owned(),
             source: Box::new(source),
         })?;
-    let bytes = bundle_source::bundle_of(secret.as_ref(), name)
-        .map_err(|problem| ReadBundleError::Missing(problem.message))?;
-    String::from_utf8(bytes.to_vec())
+    let bytes = stored_bundle::read(&secrets, secret.as_ref(), name)
+        .await
+        .map_err(|error| ReadBundleError::Missing(error.to_string()))?;
+    String::from_utf8(bytes)
         .map_err(|_| ReadBundleError::Missing(format!("the bundle in {name} is not UTF-8 text")))
 }
 

@@ -16,5 +16,6 @@ mod session;
 mod session_tasks;
 mod shard_worker;
 mod startup_log;
+mod stored_bundle;
 pub mod supervisor;
 mod tracking_watch;

@@ -3,9 +3,8 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use crds::bundle::BUNDLE_KEY;
 use crds::config::ListenerConfig;
-use crds::manifest::{Diagnostics, SourceFile};
+use crds::manifest::Diagnostics;
 use crds::pod_status::{ObserverError, PodProblem};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use sha2::{Digest, Sha256};
@@ -79,14 +78,8 @@ impl BundleLoader {
         if let Some((_, last)) = self.last.as_ref().filter(|(of, _)| *of == hash) {
             return Ok(last.clone());
         }
-        let text = std::str::from_utf8(bytes)
-            .map_err(|_| invalid("it is not UTF-8 text"))?
-            .to_owned();
-        let file = SourceFile {
-            path: BUNDLE_KEY.to_owned(),
-            text,
-        };
-        let loaded = crds::loader::load(&[file], &|_, _| None, None).map_err(|r| listed(&r))?;
+        let text = std::str::from_utf8(bytes).map_err(|_| invalid("it is not UTF-8 text"))?;
+        let loaded = crds::loader::load_bundle(text).map_err(|r| listed(&r))?;
         let bundle = loaded.bundle;
         let shared = self.shared.of(&bundle.listener);
         let shared = shared.map_err(|error| invalid(&error.to_string()))?;

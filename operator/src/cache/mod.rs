@@ -413,6 +413,10 @@ pub fn identity(key: &ObjectRef, listener: &ObserverListener) -> String {
 pub fn owned_key(kind: Kind, listener: &ObjectRef) -> ObjectRef {
     let name = match kind {
         Kind::Secret => crate::listener::build::bundle_name(&listener.name),
+        Kind::BundlePart(part) => {
+            let first = crate::listener::build::bundle_name(&listener.name);
+            crds::bundle::part_name(&first, part.into())
+        }
         Kind::Workers | Kind::WorkersBudget => crate::listener::build::workers_name(&listener.name),
         _ => crate::listener::build::object_name(&listener.name),
     };

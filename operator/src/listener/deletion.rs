@@ -1,6 +1,7 @@
 //! Deletes a listener: its pods stop, a Job removes its rows, and then the finalizer goes. Its objects
 //! and the Leases of its pods have it or its pods as owners, so the garbage collector removes them.
 
+use crds::bundle::CheckedObservers;
 use crds::v1alpha1::{DeletionPolicy, ObserverListener};
 use tokio::time::Instant;
 
@@ -139,7 +140,7 @@ impl Context {
         snapshot: &Snapshot,
         state: &mut ListenerState,
     ) -> Result<Option<EventDraft>, ReconcileError> {
-        let resources = ListenerResources::new(listener, &self.installation);
+        let resources = ListenerResources::new(listener, 1, &self.installation);
         let Some(job) = apply::find_cleanup_job(&self.client, &resources).await? else {
             return self
                 .start_cleanup_job(key, listener, snapshot, &resources, state)
@@ -185,8 +186,10 @@ impl Context {
         needed.retain(|built| built.kind == Kind::ServiceAccount);
         if !snapshot.owned.contains_key(&Kind::Secret) {
             // It was deleted by hand, or by a deletion that begins with what is owned.
-            match validate::plan(key, listener, snapshot, &values).bundle {
-                Ok(bundle) => needed.push(resources.bundle(bundle.text.reveal(), &bundle.hash)?),
+            let checked = &mut CheckedObservers::default();
+            match validate::plan(key, listener, snapshot, &values, checked).bundle {
+                // The first part has all that it takes.
+                Ok(bundle) => needed.extend(resources.bundle(&bundle)?.into_iter().take(1)),
                 Err(rejection) => {
                     return Ok(Some(cleanup_skipped(key, listener, &rejection.message)));
                 }

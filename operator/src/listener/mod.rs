@@ -1,6 +1,7 @@
 //! Reconciles an `ObserverListener`: dereference, validate, build, apply, update the status.
 
 pub mod apply;
+mod autoscale;
 pub mod build;
 mod deletion;
 pub mod finalizer;

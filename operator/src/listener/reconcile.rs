@@ -3,24 +3,28 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::time::Duration;
 
-use crds::v1alpha1::{DeletionPolicy, ObserverListener};
+use crds::bundle::CheckedObservers;
+use crds::v1alpha1::{AutoscalingStatus, DeletionPolicy, ObserverListener};
 use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::deletion::DeletionState;
 use crate::cache::projection::{CachedObject, Parsed};
 use crate::cache::{Index, Snapshot, owned_key};
+use crate::events::EventDraft;
 use crate::listener::apply;
+use crate::listener::autoscale::{Autoscaler, Load};
 use crate::listener::build::{DesiredObject, Kind, ListenerResources};
 use crate::listener::finalizer::FINALIZER;
 use crate::listener::pod_status::PodStatuses;
 use crate::listener::status::{PodView, Rejection, UnownedShards};
-use crate::listener::validate::{self, Bundle};
+use crate::listener::validate::{self, Bundle, BundleId};
 use crate::object_ref::{ObjectRef, ReconcileRequest};
 use crate::observer::evaluation::{BlockedReason, ObserverEvaluation, evaluate};
 use crate::publish::write_finalizers;
-use crate::reconcile::{Context, ReconcileError, ReconcileResult};
+use crate::reconcile::{Context, ReconcileError, ReconcileResult, now};
 use crate::work_queue::ReconcileAction;
 
 /// State of a listener that the operator keeps between two reconciles.
@@ -33,8 +37,34 @@ pub(crate) struct ListenerState {
     /// Since when fewer workers are ready than are asked for.
     pub(super) short: Option<Timestamp>,
     plan: Option<DesiredState>,
+    checked: CheckedObservers,
+    autoscaler: Autoscaler,
+    /// What it has decided last.
+    pub(super) scaling: Option<AutoscalingStatus>,
     /// When the status was written last.
     pub(super) written: Option<Instant>,
+}
+
+impl ListenerState {
+    /// Returns what was decided last about the number of pods, also by an operator before this one.
+    fn scaling_before(&self, listener: &ObserverListener) -> Option<AutoscalingStatus> {
+        let told = || listener.status.as_ref()?.autoscaling.clone();
+        self.scaling.clone().or_else(told)
+    }
+
+    /// Returns the number of pods that there should be.
+    pub(super) fn replicas(&self, listener: &ObserverListener) -> i32 {
+        let asked = listener.spec.replicas;
+        match listener.spec.autoscaling.filter(|_| asked > 0) {
+            Some(spec) => {
+                let before = self.scaling_before(listener);
+                before
+                    .map_or(asked, |before| before.desired_replicas)
+                    .clamp(spec.min_replicas, spec.max_replicas.max(spec.min_replicas))
+            }
+            None => asked,
+        }
+    }
 }
 
 /// Desired state without the bundle's text; valid while its inputs stay the same.
@@ -42,7 +72,7 @@ pub(crate) struct ListenerState {
 pub(super) struct DesiredState {
     inputs: u64,
     secrets: BTreeSet<ObjectRef>,
-    pub(super) bundle: Result<String, Rejection>,
+    pub(super) bundle: Result<BundleId, Rejection>,
     observers: BTreeMap<ObjectRef, Option<ObserverEvaluation>>,
 }
 
@@ -98,9 +128,11 @@ impl Context {
         let (mut desired, bundle) = self.plan(key, listener, &snapshot, state).await?;
         let mut also_enqueue = BTreeSet::new();
         let mut rejected = false;
-        if desired.bundle.is_ok() && !snapshot.terminating {
+        if let Ok(id) = &desired.bundle
+            && !snapshot.terminating
+        {
             also_enqueue.extend(self.ensure_finalizer(key, listener).await?);
-            let applied = self.apply_objects(key, listener, &snapshot, state, bundle);
+            let applied = self.apply_objects((key, listener), &snapshot, state, (id, bundle));
             match applied.await {
                 Err(ReconcileError::Apply(error)) if error.rejection_reason().is_some() => {
                     rejected = true;
@@ -113,6 +145,7 @@ impl Context {
             }
         }
         let pods = self.pods.poll(snapshot.pods, &mut state.reports).await;
+        let scaled = self.scale(listener, state, &pods).await;
         let evaluations = evaluations(listener, &desired, &pods);
         also_enqueue.extend(self.index().set_evaluations(key, Some(evaluations.clone())));
         let view = ReconcileView {
@@ -124,6 +157,8 @@ impl Context {
         also_enqueue.extend(more);
         let action = if rejected {
             ReconcileAction::Failed
+        } else if scaled {
+            ReconcileAction::RequeueAfter(Duration::ZERO)
         } else {
             action
         };
@@ -131,6 +166,45 @@ impl Context {
             action,
             also_enqueue,
         })
+    }
+
+    /// Decides the number of pods, where that is the operator's. Returns whether it is another one than before.
+    async fn scale(
+        &self,
+        listener: &ObserverListener,
+        state: &mut ListenerState,
+        pods: &[PodView],
+    ) -> bool {
+        let Some(spec) = listener
+            .spec
+            .autoscaling
+            .filter(|_| listener.spec.replicas > 0)
+        else {
+            (state.autoscaler, state.scaling) = (Autoscaler::default(), None);
+            return false;
+        };
+        let before = state.scaling_before(listener);
+        let (status, why) = state.autoscaler.decide(
+            spec,
+            (before.as_ref(), listener.spec.replicas),
+            Load::of(pods),
+            now(),
+        );
+        let changed = why.is_some();
+        if let Some(why) = why {
+            let before = before.map_or(listener.spec.replicas, |one| one.desired_replicas);
+            let reason = if status.desired_replicas > before {
+                "ScaledOut"
+            } else {
+                "ScaledIn"
+            };
+            let events = vec![EventDraft::normal(reason, why)];
+            self.publisher
+                .events::<ObserverListener>(&listener.metadata, events)
+                .await;
+        }
+        state.scaling = Some(status);
+        changed
     }
 
     /// Computes the desired state. Returns the cached one while its inputs are the same, unless the
@@ -144,8 +218,10 @@ impl Context {
     ) -> Result<(DesiredState, Option<Bundle>), ReconcileError> {
         if let Some(desired) = &state.plan
             && desired.inputs == inputs(listener, snapshot, &desired.secrets, &self.index())
-            && (desired.bundle.is_err()
-                || apply::is_unchanged(Kind::Secret, &state.applied, &snapshot.owned))
+            && desired.bundle.as_ref().map_or(true, |id| {
+                Kind::of_bundle(id.parts)
+                    .all(|kind| apply::is_unchanged(kind, &state.applied, &snapshot.owned))
+            })
         {
             return Ok((desired.clone(), None));
         }
@@ -160,12 +236,12 @@ impl Context {
             .read(&self.client, &self.index, &secrets)
             .await
             .map_err(ReconcileError::Secrets)?;
-        let plan = validate::plan(key, listener, snapshot, &values);
+        let plan = validate::plan(key, listener, snapshot, &values, &mut state.checked);
         let desired = DesiredState {
             inputs,
             secrets,
             bundle: match &plan.bundle {
-                Ok(bundle) => Ok(bundle.hash.clone()),
+                Ok(bundle) => Ok(bundle.id.clone()),
                 Err(rejection) => Err(rejection.clone()),
             },
             observers: plan.observers,
@@ -202,16 +278,18 @@ impl Context {
 
     async fn apply_objects(
         &self,
-        key: &ObjectRef,
-        listener: &ObserverListener,
+        (key, listener): (&ObjectRef, &ObserverListener),
         snapshot: &Snapshot,
         state: &mut ListenerState,
-        bundle: Option<Bundle>,
+        (id, bundle): (&BundleId, Option<Bundle>),
     ) -> Result<(), ReconcileError> {
-        let resources = ListenerResources::new(listener, &self.installation);
+        let resources = ListenerResources {
+            replicas: state.replicas(listener),
+            ..ListenerResources::new(listener, id.parts, &self.installation)
+        };
         let mut wanted = resources.objects()?;
         if let Some(bundle) = bundle {
-            wanted.push(resources.bundle(bundle.text.reveal(), &bundle.hash)?);
+            wanted.extend(resources.bundle(&bundle)?);
         }
         wanted.sort_by_key(|built| built.kind);
         let seen = &snapshot.owned;
@@ -233,7 +311,8 @@ impl Context {
         }
         for (kind, seen) in &snapshot.owned {
             let kind = *kind;
-            let kept = kind == Kind::Secret || wanted.iter().any(|built| built.kind == kind);
+            let kept = Kind::of_bundle(id.parts).any(|part| part == kind)
+                || wanted.iter().any(|built| built.kind == kind);
             if !kept {
                 apply::delete(client, kind, &owned_key(kind, key), &seen.uid).await?;
                 state.applied.remove(&kind);
@@ -295,6 +374,6 @@ fn evaluations(
         }),
         Ok(_) => None,
     };
-    let bundle = desired.bundle.as_deref().ok();
+    let bundle = desired.bundle.as_ref().ok().map(|id| &*id.hash);
     evaluate(&desired.observers, bundle, &reports, blocked.as_ref())
 }

@@ -23,6 +23,9 @@ const UNSETTLED_POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// Time between two polls of the pods of one that has.
 const SETTLED_POLL_INTERVAL: Duration = Duration::from_secs(10);
 
+/// The same where the number of pods is decided by what they report.
+const SCALING_POLL_INTERVAL: Duration = Duration::from_secs(5);
+
 /// Shortest time between two writes of the status for changed numbers alone.
 const NUMBERS_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -57,13 +60,14 @@ impl Context {
             namespace: &key.namespace,
             name: &key.name,
             generation: listener.metadata.generation.unwrap_or_default(),
-            wanted: spec.replicas,
+            wanted: state.replicas(listener),
+            autoscaling: state.scaling.as_ref(),
             shards: spec.shards,
             stalled_after: spec.stalled_after.duration(),
             unowned_since: &state.unowned_since,
             search: spec.search.is_some(),
             rejection: bundle.as_ref().err(),
-            bundle: bundle.as_deref().ok(),
+            bundle: bundle.as_ref().ok().map(|id| &*id.hash),
             deployment: deployment.as_ref(),
             workers: Workers {
                 short: state.short,
@@ -88,6 +92,9 @@ impl Context {
         let is_settled = status::is_settled(&status) && state.unowned_since.is_empty();
         let action = match (asked, is_settled) {
             (false, _) => ReconcileAction::AwaitChange,
+            (true, true) if state.scaling.is_some() => {
+                ReconcileAction::RequeueAfter(SCALING_POLL_INTERVAL)
+            }
             (true, true) => ReconcileAction::RequeueAfter(SETTLED_POLL_INTERVAL),
             (true, false) => ReconcileAction::RequeueAfter(UNSETTLED_POLL_INTERVAL),
         };
@@ -137,6 +144,7 @@ impl Context {
             name: &key.name,
             generation: invalid.metadata.generation.unwrap_or_default(),
             wanted: 1,
+            autoscaling: None,
             shards: 0,
             stalled_after: Duration::MAX,
             unowned_since: &UnownedShards::default(),

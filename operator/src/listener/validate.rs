@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crds::bundle::{self, BundleError, Inclusion};
+use crds::bundle::{self, BundleError, CheckedObservers, Inclusion, PackedBundle};
 use crds::config::Redacted;
 use crds::v1alpha1::{Observer, ObserverListener};
 use sha2::{Digest, Sha256};
@@ -16,6 +16,9 @@ use crate::observer::evaluation::ObserverEvaluation;
 /// Port of Postgres where a URL names none.
 const POSTGRES_PORT: u16 = 5432;
 
+/// Reason of what does not fit into a bundle.
+pub const BUNDLE_TOO_LARGE: &str = "BundleTooLarge";
+
 /// Values of Secrets; `None` for those that do not exist.
 pub type SecretValues = BTreeMap<ObjectRef, Option<BTreeMap<String, Vec<u8>>>>;
 
@@ -28,13 +31,24 @@ pub struct Plan {
     pub observers: BTreeMap<ObjectRef, Option<ObserverEvaluation>>,
 }
 
-/// A bundle, ready for its Secret.
+/// A bundle, ready for its Secrets.
 #[derive(Clone, Debug)]
 pub struct Bundle {
-    /// The text.
-    pub text: Redacted,
-    /// SHA-256 of it in hexadecimal.
+    /// The listener alone.
+    pub listener: Redacted,
+    /// The whole text, compressed.
+    pub packed: PackedBundle,
+    /// What identifies it.
+    pub id: BundleId,
+}
+
+/// Identity of a bundle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BundleId {
+    /// SHA-256 of its text in hexadecimal.
     pub hash: String,
+    /// Number of its Secrets.
+    pub parts: usize,
 }
 
 /// Returns the Secrets to read: those of the listener, of its observers, and of other listeners of the
@@ -60,13 +74,14 @@ pub fn references(
         .collect()
 }
 
-/// Validates a listener and compiles its bundle.
+/// Validates a listener and compiles its bundle. What was `checked` before is not checked again while it stays the same.
 #[must_use]
 pub fn plan(
     key: &ObjectRef,
     listener: &ObserverListener,
     snapshot: &Snapshot,
     secrets: &SecretValues,
+    checked: &mut CheckedObservers,
 ) -> Plan {
     let mut observers: BTreeMap<ObjectRef, Option<ObserverEvaluation>> = snapshot
         .observers
@@ -100,16 +115,22 @@ pub fn plan(
         secrets.get(&key).cloned().flatten()
     };
     let selected: Vec<&Observer> = snapshot.observers.iter().map(AsRef::as_ref).collect();
-    match bundle::compile(listener, &selected, &snapshot.namespaces, &values) {
+    match bundle::compile(listener, &selected, &snapshot.namespaces, &values, checked) {
         Ok(made) => {
             for result in made.observers {
                 let observer = ObjectRef::new(result.namespace, result.name);
                 observers.insert(observer, evaluation_of(result.inclusion));
             }
-            let hash = hash(made.text.reveal());
-            let text = made.text;
+            let id = BundleId {
+                hash: hash(made.text.reveal()),
+                parts: made.packed.parts().len(),
+            };
             Plan {
-                bundle: Ok(Bundle { text, hash }),
+                bundle: Ok(Bundle {
+                    listener: made.listener,
+                    packed: made.packed,
+                    id,
+                }),
                 observers,
             }
         }
@@ -218,6 +239,7 @@ fn evaluation_of(inclusion: Inclusion) -> Option<ObserverEvaluation> {
             reason: "SecretMissing".to_owned(),
             message: sentences.join("; "),
         }),
+        Inclusion::LeftOut(message) => Some(ObserverEvaluation::LeftOut { message }),
     }
 }
 
@@ -225,7 +247,7 @@ fn rejection(error: &BundleError) -> Rejection {
     let reason = match error {
         BundleError::Invalid(_) => "Invalid",
         BundleError::Unresolved(_) => "SecretMissing",
-        BundleError::TooLarge { .. } => "BundleTooLarge",
+        BundleError::TooLarge { .. } => BUNDLE_TOO_LARGE,
     };
     Rejection {
         reason: reason.to_owned(),

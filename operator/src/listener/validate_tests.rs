@@ -45,6 +45,21 @@ fn observer(name: &str, url: &serde_json::Value) -> Arc<Observer> {
     )
 }
 
+fn made(
+    key: &ObjectRef,
+    listener: &ObserverListener,
+    snapshot: &Snapshot,
+    secrets: &SecretValues,
+) -> Plan {
+    plan(
+        key,
+        listener,
+        snapshot,
+        secrets,
+        &mut CheckedObservers::default(),
+    )
+}
+
 fn snapshot(observers: Vec<Arc<Observer>>, identity_conflicts: Vec<ObserverListener>) -> Snapshot {
     Snapshot {
         observers,
@@ -91,9 +106,9 @@ fn invalid_observer_is_left_out_alone() {
         ]
         .into()
     );
-    let plan = plan(&key, &own, &snapshot, &[secret("shop", URL)].into());
+    let plan = made(&key, &own, &snapshot, &[secret("shop", URL)].into());
     let bundle = plan.bundle.unwrap();
-    assert_eq!(bundle.hash.len(), 64);
+    assert_eq!((bundle.id.hash.len(), bundle.id.parts), (64, 1));
     let evaluation = |name| plan.observers.get(&ObjectRef::new("shop", name)).unwrap();
     assert_eq!(evaluation("good"), &None);
     assert!(matches!(
@@ -105,7 +120,10 @@ fn invalid_observer_is_left_out_alone() {
         evaluation("odd"),
         Some(ObserverEvaluation::Invalid { .. })
     ));
-    assert!(bundle.text.reveal().contains("\"good\"") && !bundle.text.reveal().contains("\"odd\""));
+    let text = bundle::unpack(&[&bundle.packed.parts()[0]]).unwrap();
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.contains("\"good\"") && !text.contains("\"odd\""));
+    assert!(!bundle.listener.reveal().contains("good"));
 }
 
 #[test]
@@ -116,7 +134,7 @@ fn listener_without_its_secret_is_rejected() {
         "a",
         &json!({ "value": "https://hooks.example.com/a" }),
     )];
-    let plan = plan(
+    let plan = made(
         &key,
         &own,
         &snapshot(observers, vec![]),
@@ -142,7 +160,7 @@ fn younger_listener_of_the_same_identity_is_rejected() {
     let reason = |listener: &ObserverListener, peer: &ObserverListener| {
         let key = ObjectRef::of(&listener.metadata);
         let snapshot = snapshot(vec![], vec![peer.clone()]);
-        plan(&key, listener, &snapshot, &SecretValues::new())
+        made(&key, listener, &snapshot, &SecretValues::new())
             .bundle
             .err()
             .map(|refused| refused.reason)
@@ -170,7 +188,7 @@ fn identity_of_another_namespace_is_rejected() {
     ] {
         let own = listener("evil", "x", Some(identity), OLD);
         let key = ObjectRef::new("evil", "x");
-        let plan = plan(&key, &own, &snapshot(vec![], vec![]), &secrets);
+        let plan = made(&key, &own, &snapshot(vec![], vec![]), &secrets);
         let error = plan.bundle.err();
         assert_eq!(error.is_some(), refused, "{identity}");
         if let Some(error) = error {

@@ -31,6 +31,11 @@ pub enum ObserverEvaluation {
         /// Who must allow what.
         message: String,
     },
+    /// It is valid, and the listener has no room for it.
+    LeftOut {
+        /// What takes the room, and what would make some.
+        message: String,
+    },
     /// It is valid and does not run yet.
     Waiting {
         /// The reason.
@@ -88,7 +93,10 @@ impl ObserverEvaluation {
     /// Returns whether the observer is rejected.
     #[must_use]
     pub const fn is_rejected(&self) -> bool {
-        matches!(self, Self::Invalid { .. } | Self::Unresolved { .. })
+        matches!(
+            self,
+            Self::Invalid { .. } | Self::Unresolved { .. } | Self::LeftOut { .. }
+        )
     }
 }
 

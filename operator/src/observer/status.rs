@@ -5,6 +5,7 @@ use crds::v1alpha1::ObserverStatus;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::conditions::{ConditionStatus, ConditionValue, RECONCILING, STALLED, condition, find};
+use crate::listener::validate::BUNDLE_TOO_LARGE;
 use crate::object_ref::ObjectRef;
 use crate::observer::evaluation::{ObserverEvaluation, Tracked};
 
@@ -112,6 +113,15 @@ impl Said<'_> {
         if self.evaluations.is_empty() {
             return self.not_selected(ConditionStatus::Unknown);
         }
+        let left_out = self.evaluations.iter().find_map(|(listener, evaluation)| {
+            let ObserverEvaluation::LeftOut { message } = evaluation else {
+                return None;
+            };
+            Some(format!("listener {listener} has no room for it: {message}"))
+        });
+        if let Some(why) = left_out {
+            return ConditionValue::new(ConditionStatus::False, BUNDLE_TOO_LARGE, why);
+        }
         ConditionValue::new(ConditionStatus::True, "Accepted", "the spec is valid")
     }
 
@@ -132,7 +142,9 @@ impl Said<'_> {
         let looked_at = |evaluation: &ObserverEvaluation| {
             matches!(
                 evaluation,
-                ObserverEvaluation::Programmed(_) | ObserverEvaluation::Waiting { .. }
+                ObserverEvaluation::Programmed(_)
+                    | ObserverEvaluation::Waiting { .. }
+                    | ObserverEvaluation::LeftOut { .. }
             )
         };
         if self
@@ -181,6 +193,9 @@ impl Said<'_> {
                 ObserverEvaluation::Invalid { message } => return no(listener, "Invalid", message),
                 ObserverEvaluation::Unresolved { reason, message } => {
                     return no(listener, reason, message);
+                }
+                ObserverEvaluation::LeftOut { message } => {
+                    return no(listener, BUNDLE_TOO_LARGE, message);
                 }
                 ObserverEvaluation::Suspended => {
                     return ConditionValue::new(
@@ -231,6 +246,10 @@ impl Said<'_> {
                 ObserverEvaluation::Invalid { .. } => {
                     unknown("Invalid", "its table is checked once its spec is valid")
                 }
+                ObserverEvaluation::LeftOut { .. } => unknown(
+                    BUNDLE_TOO_LARGE,
+                    "its table is checked once the listener has room for it",
+                ),
                 ObserverEvaluation::Unresolved { reason, .. } => unknown(
                     reason,
                     "its table is checked once everything that it refers to exists",

@@ -8,6 +8,7 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
+use super::bundles::bundle_text;
 use super::room::{Room, until};
 use super::scenarios::events;
 
@@ -79,13 +80,15 @@ pub(super) async fn other_namespace_must_consent(room: Room) {
     room.database().await;
     let hidden = "https://hooks.example.com/hidden";
     other.secret("hook", "url", hidden).await;
-    let labels = json!({ "metadata": { "labels": { "app": "crossing" } } });
+    // No other listener selects it, such as that of an attempt before.
+    let app = format!("crossing-{}", room.namespace);
+    let labels = json!({ "metadata": { "labels": { "app": app } } });
     let hook = json!({ "secretKeyRef": { "name": "hook", "key": "url" } });
     other.observer("theirs", hook).await;
     other.edit::<Observer>("theirs", labels).await;
     let crossing = json!({
         "observerNamespaces": { "from": "All" },
-        "observerSelector": { "matchLabels": { "app": "crossing" } },
+        "observerSelector": { "matchLabels": { "app": app } },
         "deletionPolicy": "Retain",
     });
     room.listener("shop", crossing).await;
@@ -98,10 +101,7 @@ pub(super) async fn other_namespace_must_consent(room: Room) {
     assert!(said.contains(&remedy), "{said}");
     room.listener_says("shop", ["Degraded", "False", "NamespaceNotAllowed"])
         .await;
-    let bundle = async || {
-        let bundle: Secret = room.get("shop-listener-bundle").await.unwrap();
-        String::from_utf8(bundle.data.unwrap().remove("bundle.yaml").unwrap().0).unwrap()
-    };
+    let bundle = async || bundle_text(&room, "shop").await;
     assert!(!bundle().await.contains("theirs"), "it is in the bundle");
     let allow = async |allowed: Option<&str>| {
         let api: Api<Namespace> = Api::all(room.client.clone());

@@ -61,14 +61,15 @@ pub(super) struct Operator {
 }
 
 impl Operator {
-    /// Starts the program and waits until it works.
-    pub(super) async fn start(plane: &Plane) -> Self {
+    /// Starts the program and waits until it works: in one namespace, or in all.
+    pub(super) async fn start(plane: &Plane, namespace: Option<&str>) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = port.local_addr().unwrap();
         drop(port);
         let child = Command::new(env!("CARGO_BIN_EXE_observer-operator"))
             .args(["run", "--image", "example.com/observers:1", "--listen"])
             .arg(address.to_string())
+            .args(namespace.map(|name| format!("--namespace={name}")))
             .env("KUBECONFIG", plane.0.kubeconfig())
             .env("POD_NAME", format!("test-{}", std::process::id()))
             .env("OBSERVER_LOG_FORMAT", "text")

@@ -19,21 +19,20 @@ use super::borders::{
     disowned_objects_are_left_alone, foreign_objects_are_left_alone,
     identity_belongs_to_its_namespace, other_namespace_must_consent,
 };
+use super::bundles::{bundle_grows_beyond_one_secret_and_shrinks_again, bundle_text};
 use super::ends::{
     deleted_listener_leaves_nothing, namespace_deletion_is_not_held_up,
     remaining_rows_are_reported, taken_job_name_skips_the_cleanup,
 };
 use super::kstatus::kstatus_judges_each_state;
-use super::plane::Operator;
 use super::pods::{SHARDS, Told, run_pod};
-use super::rest::nothing_is_written_at_rest;
 use super::room::{Room, until};
 use super::tables::untracked_table_is_reported_and_heals;
 use super::workers::{redis_backend_requires_redis, workers_are_apart};
 
 /// Plays all scenarios, those at the same time that do not disturb each other. Answers with the
 /// names of those that failed; the harness has printed why.
-pub(super) async fn all(room: impl AsyncFn(&str) -> Room, operator: &Operator) -> Vec<String> {
+pub(super) async fn all(room: impl AsyncFn(&str) -> Room) -> Vec<String> {
     let mut playing = JoinSet::new();
     let mut names = BTreeMap::new();
     macro_rules! play {
@@ -62,6 +61,7 @@ pub(super) async fn all(room: impl AsyncFn(&str) -> Room, operator: &Operator) -
         foreign_objects_are_left_alone
         disowned_objects_are_left_alone
         identity_belongs_to_its_namespace
+        bundle_grows_beyond_one_secret_and_shrinks_again
     }
     let mut failures = Vec::new();
     while let Some(ended) = playing.join_next_with_id().await {
@@ -69,8 +69,6 @@ pub(super) async fn all(room: impl AsyncFn(&str) -> Room, operator: &Operator) -
             failures.push(format!("{} failed: {error}", names[&error.id()]));
         }
     }
-    let quiet = nothing_is_written_at_rest(room("rest").await, operator);
-    failures.extend(quiet.await.err());
     failures
 }
 
@@ -96,8 +94,7 @@ async fn objects_are_created_and_restored(room: Room) {
     assert!(room.get::<Service>(name).await.is_some());
     assert!(room.get::<NetworkPolicy>(name).await.is_some());
     let bundle: Secret = room.get("shop-listener-bundle").await.unwrap();
-    let text = bundle.data.unwrap().remove("bundle.yaml").unwrap().0;
-    assert!(String::from_utf8(text).unwrap().contains("\"orders\""));
+    assert!(bundle_text(&room, "shop").await.contains("\"orders\""));
     let listener: ObserverListener = room.get("shop").await.unwrap();
     let hash = listener.status.unwrap().config_hash;
     let annotations = bundle.metadata.annotations.unwrap();

@@ -30,7 +30,7 @@ spec:
 
 fn observers() -> Observers {
     let shared = ActionRuntime::new(&Egress::default(), &EndpointRegistry::default()).unwrap();
-    let bundle = crds::loader::load_bundle(BUNDLE).unwrap();
+    let bundle = crds::loader::load_bundle(BUNDLE).unwrap().bundle;
     Observers::compile(&bundle.observers, &shared).unwrap()
 }
 

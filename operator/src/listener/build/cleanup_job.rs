@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
+use crds::bundle::LISTENER_KEY;
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::{
-    Container, PodSpec, PodTemplateSpec, SecretVolumeSource, Volume, VolumeMount,
+    Container, KeyToPath, PodSpec, PodTemplateSpec, SecretVolumeSource, Volume, VolumeMount,
 };
 
 use super::pod::{self, plain};
-use super::{COMPONENT, ListenerResources, MANAGED_BY, PodRole, bundle_secret, cleanup_job_name};
+use super::{COMPONENT, ListenerResources, MANAGED_BY, PodRole, cleanup_job_name};
 
 /// Deadline of the Job, including image pulls and all attempts.
 pub const DEADLINE: Duration = Duration::from_mins(2);
@@ -53,6 +54,12 @@ fn pod(resources: &ListenerResources) -> PodTemplateSpec {
             name: "bundle".to_owned(),
             secret: Some(SecretVolumeSource {
                 secret_name: Some(resources.bundle_name()),
+                // No more of it than it needs: not what the observers refer to.
+                items: Some(vec![KeyToPath {
+                    key: LISTENER_KEY.to_owned(),
+                    path: LISTENER_KEY.to_owned(),
+                    mode: None,
+                }]),
                 ..SecretVolumeSource::default()
             }),
             ..Volume::default()
@@ -63,7 +70,7 @@ fn pod(resources: &ListenerResources) -> PodTemplateSpec {
 }
 
 fn container(resources: &ListenerResources) -> Container {
-    let file = format!("{FOLDER}/{}", bundle_secret::KEY);
+    let file = format!("{FOLDER}/{LISTENER_KEY}");
     let command = ["drop-listener", "--yes", "--gone", "--file", &file];
     Container {
         volume_mounts: Some(vec![VolumeMount {

@@ -16,6 +16,7 @@ pub mod service_account;
 
 use std::collections::BTreeMap;
 
+use crds::bundle::{MAX_PARTS, part_name};
 use crds::duration::HumanDuration;
 use crds::v1alpha1::{ObserverListener, PodTemplate};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
@@ -23,6 +24,8 @@ use kube::Resource;
 use kube::core::ApiResource;
 use serde::Serialize;
 use serde_json::Value;
+
+use super::validate::Bundle;
 
 /// Field manager of everything that the operator applies.
 pub const FIELD_MANAGER: &str = "observer-operator";
@@ -48,9 +51,6 @@ const LISTENER_PROGRAM: &str = "observer-listener";
 
 /// Kind of program of workers. It differs, so that selectors of the former never match the latter.
 pub const WORKER_PROGRAM: &str = "observer-worker";
-
-/// Annotation with the hash of the bundle, on its Secret.
-pub const BUNDLE_HASH: &str = "observers.fraiseql.dev/bundle-hash";
 
 /// Settings of the operator for the objects of every listener.
 #[derive(Clone, Debug, Default)]
@@ -80,6 +80,8 @@ pub struct ListenerResources {
     pub api_port: Option<u16>,
     /// How long a shutdown waits for attempts in flight.
     pub drain_timeout: HumanDuration,
+    /// Number of Secrets of the bundle.
+    pub bundle_parts: usize,
     /// What users add to the pods.
     pub template: PodTemplate,
     /// Settings for all listeners.
@@ -104,7 +106,9 @@ pub enum Kind {
     Role,
     /// Grant of the permissions.
     RoleBinding,
-    /// The bundle.
+    /// A part of the bundle after the first, counted from 2.
+    BundlePart(u8),
+    /// The bundle, or the first part of it: it tells what the others have to be.
     Secret,
     /// Names of the pods in DNS.
     Service,
@@ -122,10 +126,17 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order in which they are applied.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 9 + MAX_PARTS] = [
         Self::ServiceAccount,
         Self::Role,
         Self::RoleBinding,
+        Self::BundlePart(2),
+        Self::BundlePart(3),
+        Self::BundlePart(4),
+        Self::BundlePart(5),
+        Self::BundlePart(6),
+        Self::BundlePart(7),
+        Self::BundlePart(8),
         Self::Secret,
         Self::Service,
         Self::NetworkPolicy,
@@ -135,12 +146,20 @@ impl Kind {
         Self::Workers,
     ];
 
+    /// Returns the kinds of the Secrets of a bundle with this many, the first one first.
+    pub fn of_bundle(parts: usize) -> impl Iterator<Item = Self> {
+        let rest = (2..=MAX_PARTS).filter_map(|part| u8::try_from(part).ok());
+        let all = std::iter::once(Self::Secret).chain(rest.map(Self::BundlePart));
+        all.take(parts)
+    }
+
     /// Returns the kind whose watch covers it: there is one watch per API resource.
     #[must_use]
     pub fn watched_kind(self) -> Self {
         match self {
             Self::WorkersBudget => Self::PodDisruptionBudget,
             Self::Workers => Self::Deployment,
+            Self::BundlePart(_) => Self::Secret,
             other => other,
         }
     }
@@ -153,7 +172,7 @@ impl Kind {
             Self::ServiceAccount => ApiResource::erase::<core::v1::ServiceAccount>(&()),
             Self::Role => ApiResource::erase::<rbac::v1::Role>(&()),
             Self::RoleBinding => ApiResource::erase::<rbac::v1::RoleBinding>(&()),
-            Self::Secret => ApiResource::erase::<core::v1::Secret>(&()),
+            Self::Secret | Self::BundlePart(_) => ApiResource::erase::<core::v1::Secret>(&()),
             Self::Service => ApiResource::erase::<core::v1::Service>(&()),
             Self::NetworkPolicy => ApiResource::erase::<networking::v1::NetworkPolicy>(&()),
             Self::PodDisruptionBudget | Self::WorkersBudget => {
@@ -176,9 +195,14 @@ pub struct DesiredObject {
 }
 
 impl ListenerResources {
-    /// Takes the input from a listener as the API server stores it, with namespace, name and uid.
+    /// Takes the input from a listener as the API server stores it, with namespace, name and uid. Its bundle takes this
+    /// many Secrets.
     #[must_use]
-    pub fn new(listener: &ObserverListener, installation: &Installation) -> Self {
+    pub fn new(
+        listener: &ObserverListener,
+        bundle_parts: usize,
+        installation: &Installation,
+    ) -> Self {
         let meta = &listener.metadata;
         Self {
             namespace: meta.namespace.clone().unwrap_or_default(),
@@ -188,6 +212,7 @@ impl ListenerResources {
             workers: workers(listener),
             api_port: listener.spec.api.as_ref().map(|api| api.port),
             drain_timeout: listener.spec.delivery.drain_timeout,
+            bundle_parts,
             template: listener.spec.pod_template.clone().unwrap_or_default(),
             installation: installation.clone(),
         }
@@ -214,10 +239,15 @@ impl ListenerResources {
         }
     }
 
-    /// Returns the name of the bundle's Secret.
+    /// Returns the name of the first Secret of the bundle.
     #[must_use]
     pub fn bundle_name(&self) -> String {
         bundle_name(&self.name)
+    }
+
+    /// Returns the name of a Secret of the bundle, which are counted from 1.
+    fn bundle_part_name(&self, part: usize) -> String {
+        part_name(&self.bundle_name(), part)
     }
 
     /// Builds all objects but the bundle.
@@ -245,13 +275,19 @@ impl ListenerResources {
         Ok(objects)
     }
 
-    /// Builds the bundle's Secret.
-    pub fn bundle(&self, text: &str, hash: &str) -> Result<DesiredObject, serde_json::Error> {
-        Ok(DesiredObject {
-            kind: Kind::Secret,
-            name: self.bundle_name(),
-            object: serde_json::to_value(bundle_secret::build(self, text, hash))?,
-        })
+    /// Builds the bundle's Secrets.
+    pub fn bundle(&self, bundle: &Bundle) -> Result<Vec<DesiredObject>, serde_json::Error> {
+        let secrets = bundle_secret::build(self, bundle);
+        let built = Kind::of_bundle(secrets.len()).zip(secrets).enumerate();
+        built
+            .map(|(n, (kind, secret))| {
+                Ok(DesiredObject {
+                    kind,
+                    name: self.bundle_part_name(n + 1),
+                    object: serde_json::to_value(secret)?,
+                })
+            })
+            .collect()
     }
 
     fn built(

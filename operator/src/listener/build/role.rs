@@ -1,4 +1,4 @@
-//! The Role of a listener's pods: hold Leases, and read their one bundle. Workers have the same account
+//! The Role of a listener's pods: hold Leases, and read the Secrets of their one bundle. Workers have the same account
 //! and hold no Leases.
 
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role};
@@ -11,25 +11,22 @@ use super::ListenerResources;
 #[must_use]
 pub fn build(resources: &ListenerResources) -> Role {
     let leases = ["create", "delete", "get", "list", "update", "watch"];
+    let parts = 1..=resources.bundle_parts.max(1);
+    let bundle: Vec<String> = parts.map(|part| resources.bundle_part_name(part)).collect();
     Role {
         metadata: resources.metadata(resources.object_name()),
         rules: Some(vec![
             rule("coordination.k8s.io", "leases", &leases, None),
-            rule(
-                "",
-                "secrets",
-                &["get", "list", "watch"],
-                Some(resources.bundle_name()),
-            ),
+            rule("", "secrets", &["get", "list", "watch"], Some(bundle)),
         ]),
     }
 }
 
-fn rule(group: &str, resource: &str, verbs: &[&str], name: Option<String>) -> PolicyRule {
+fn rule(group: &str, resource: &str, verbs: &[&str], names: Option<Vec<String>>) -> PolicyRule {
     PolicyRule {
         api_groups: Some(vec![group.to_owned()]),
         resources: Some(vec![resource.to_owned()]),
-        resource_names: name.map(|name| vec![name]),
+        resource_names: names,
         verbs: verbs.iter().map(|verb| (*verb).to_owned()).collect(),
         ..PolicyRule::default()
     }

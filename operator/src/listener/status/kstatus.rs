@@ -4,10 +4,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::StatusInput;
 use crate::conditions::{ConditionStatus, ConditionValue, RECONCILING, STALLED};
+use crate::listener::validate::BUNDLE_TOO_LARGE;
 
 /// Rejections that only a change of the resource ends. Others may end by themselves: a Secret is created a moment
 /// later, an object of the same name is collected, a quota is raised.
-const FINAL: [&str; 2] = ["Invalid", "BundleTooLarge"];
+const FINAL: [&str; 2] = ["Invalid", BUNDLE_TOO_LARGE];
 
 impl StatusInput<'_> {
     /// Returns what kstatus cannot tell from `Ready`: whether the resource itself is wrong, and whether pods that are

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crds::duration::HumanDuration;
 use crds::pod_status::{PodReport, Role};
-use crds::v1alpha1::{ObserverCounts, ObserverListenerStatus, consent};
+use crds::v1alpha1::{AutoscalingStatus, ObserverCounts, ObserverListenerStatus, consent};
 use k8s_openapi::jiff::Timestamp;
 
 use crate::cache::projection::{DeploymentInfo, PodInfo};
@@ -62,6 +62,8 @@ pub struct StatusInput<'a> {
     pub generation: i64,
     /// Desired number of pods.
     pub wanted: i32,
+    /// What was decided about that, if the operator does.
+    pub autoscaling: Option<&'a AutoscalingStatus>,
     /// Number of shards.
     pub shards: u16,
     /// How long a shard may be unowned or stalled before that is reported.
@@ -116,6 +118,7 @@ pub fn compute_status(
         observed_generation: generation,
         replicas: seen.deployment.map_or(0, |seen| seen.replicas),
         ready_replicas: seen.deployment.map_or(0, |seen| seen.ready),
+        autoscaling: seen.autoscaling.cloned(),
         workers: seen.workers.counts(),
         selector: Some(selector_text(seen.name)),
         observers: seen.counts(&before.observers),

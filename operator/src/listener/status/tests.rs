@@ -55,6 +55,7 @@ impl Case {
             name: "shop",
             generation: 3,
             wanted: self.wanted,
+            autoscaling: None,
             shards: self.shards,
             stalled_after: Duration::from_mins(1),
             unowned_since: &self.unowned_since,
