@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 /// Set to renew the files.
 const UPDATE: &str = "UPDATE_GOLDEN";
 
-fn listener(spec: &Value) -> ObserverListener {
+pub(crate) fn listener(spec: &Value) -> ObserverListener {
     let mut listener = json!({
         "apiVersion": "observers.fraiseql.dev/v1alpha1",
         "kind": "ObserverListener",
@@ -31,7 +31,7 @@ fn listener(spec: &Value) -> ObserverListener {
     serde_json::from_value(listener).unwrap()
 }
 
-fn installation() -> Installation {
+pub(crate) fn installation() -> Installation {
     Installation {
         image: "example.com/observers:1".to_owned(),
         namespace: "observers".to_owned(),
@@ -46,12 +46,15 @@ fn objects(spec: &Value) -> Vec<DesiredObject> {
 }
 
 fn compare(file: &str, object: &Value) {
+    // By way of its text: numbers of JSON have a form of their own in memory.
+    let object: serde_yaml_ng::Value = serde_yaml_ng::from_str(&object.to_string()).unwrap();
+    compare_text(file, &serde_yaml_ng::to_string(&object).unwrap());
+}
+
+pub(crate) fn compare_text(file: &str, now: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/golden")
         .join(file);
-    // By way of its text: numbers of JSON have a form of their own in memory.
-    let object: serde_yaml_ng::Value = serde_yaml_ng::from_str(&object.to_string()).unwrap();
-    let now = serde_yaml_ng::to_string(&object).unwrap();
     if std::env::var_os(UPDATE).is_some() {
         fs::write(&path, now).unwrap();
         return;

@@ -9,3 +9,4 @@
 
 mod control_plane;
 mod golden;
+mod rights;

@@ -16,7 +16,7 @@ const SOURCES: [&str; 4] = [
 ];
 
 /// Words of the same form that are no reasons.
-const OTHERS: [&str; 21] = [
+const OTHERS: [&str; 22] = [
     "AlwaysAllow",
     "Complete",
     "Context",
@@ -35,6 +35,7 @@ const OTHERS: [&str; 21] = [
     "Role",
     "RollingUpdate",
     "RuntimeDefault",
+    "ScheduleAnyway",
     "ServiceAccount",
     "True",
     "Unknown",

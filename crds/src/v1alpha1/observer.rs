@@ -25,6 +25,8 @@ use crate::config::{OnFailure, Operation};
     shortname = "obs",
     category = "observers",
     namespaced,
+    selectable = ".spec.events.entity",
+    selectable = ".spec.suspend",
     status = "ObserverStatus",
     derive = "PartialEq",
     doc = "Actions to deliver when a change in Postgres meets a condition.",

@@ -143,7 +143,10 @@ impl Backfiller {
         };
         let (id, entity) = (claimed.backfill.id, claimed.backfill.entity.clone());
         tracing::info!(id, entity, "backfilling");
-        let (mut backoff, mut pace) = (RETRY, PagePace::new(claimed.backfill.rate));
+        let (mut backoff, mut pace) = (
+            RETRY,
+            PagePace::new(claimed.backfill.rate, self.arrivals.live()),
+        );
         let mut table = None;
         loop {
             if !self.store.wait_for_room(&claimed).await? {
@@ -187,7 +190,7 @@ impl Backfiller {
         table: &mut Option<KeyedTable>,
         speed: &mut PagePace,
     ) -> Result<PageEnd, PageError> {
-        let most = speed.begin();
+        let most = speed.begin(self.arrivals.live());
         // In a transaction before: what begins after this draws larger ids.
         let low_id =
             sqlx::query_scalar("select observer.low_watermark()").fetch_one(&self.store.pool);
@@ -213,7 +216,7 @@ impl Backfiller {
         }
         self.metrics.rows.inc_by(page.rows.unsigned_abs());
         if page.rows > 0 {
-            speed.arrived(self.arrivals.arrived(read_at).await);
+            self.arrivals.arrived(read_at).await;
         }
         let rest = speed.end(page.rows);
         if page.is_last {

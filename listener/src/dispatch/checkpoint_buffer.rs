@@ -177,10 +177,12 @@ impl CheckpointBuffer {
         self.ended(&delivery.event);
     }
 
-    /// Tells backfills of their rows with which nothing is left to do here.
+    /// Tells backfills of their rows with which nothing is left to do here, and of the events that they are beside.
     fn ended(&self, event: &Event) {
         if event.operation == Operation::Read {
             self.writer.arrivals.note(event.occurred_at);
+        } else {
+            self.writer.arrivals.note_live();
         }
     }
 

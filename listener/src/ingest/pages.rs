@@ -244,14 +244,17 @@ impl PageReader {
         let (id, entity) = (claimed.backfill.id, claimed.backfill.entity.clone());
         tracing::info!(id, entity, "backfilling");
         let mut table = None;
-        let (mut speed, mut backoff) = (PagePace::new(claimed.backfill.rate), RETRY);
+        let (mut speed, mut backoff) = (
+            PagePace::new(claimed.backfill.rate, self.arrivals.live()),
+            RETRY,
+        );
         while self
             .store
             .wait_for_room(&claimed)
             .await
             .map_err(IngestError::Log)?
         {
-            let most = speed.begin();
+            let most = speed.begin(self.arrivals.live());
             let page = match self.next_page(&claimed, &mut table, (pool, most)).await {
                 Ok(Some(page)) => page,
                 Ok(None) => return Ok(()),
@@ -283,7 +286,7 @@ impl PageReader {
                 Some(PageEnd::Appended) => {
                     self.metrics.rows.inc_by(read.rows.unsigned_abs());
                     if let Some(read_at) = read_at {
-                        speed.arrived(self.arrivals.arrived(read_at).await);
+                        self.arrivals.arrived(read_at).await;
                     }
                     let pause = speed.end(read.rows);
                     if read.is_last {

@@ -88,6 +88,16 @@ async fn objects_are_created_and_restored(room: Room) {
         .await;
     room.observer_says("orders", ["Programmed", "False", "Pending"])
         .await;
+    let watching = async |entity: &str| {
+        let field = format!("spec.events.entity={entity}");
+        let parameters = ListParams::default().fields(&field);
+        let found = room.api::<Observer>().list(&parameters).await;
+        found.unwrap().items.len()
+    };
+    assert_eq!(
+        [watching("public.orders").await, watching("public.o").await],
+        [1, 0]
+    );
     let name = "shop-listener";
     assert!(room.get::<ServiceAccount>(name).await.is_some());
     assert!(room.get::<RoleBinding>(name).await.is_some());

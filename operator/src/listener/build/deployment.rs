@@ -6,7 +6,7 @@ use k8s_openapi::api::apps::v1::{
 };
 use k8s_openapi::api::core::v1::{
     Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector, PodSpec,
-    PodTemplateSpec, Probe,
+    PodTemplateSpec, Probe, TopologySpreadConstraint,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -28,6 +28,9 @@ const GRACE_BEYOND_DRAIN: i64 = 10;
 
 /// Old pod templates that are kept.
 const REVISIONS: i32 = 3;
+
+/// Labels of nodes by which pods are spread.
+const NODE_AND_ZONE: [&str; 2] = ["kubernetes.io/hostname", "topology.kubernetes.io/zone"];
 
 /// Deadline for a rollout to make progress, in seconds.
 const PROGRESS_DEADLINE: i32 = 120;
@@ -62,9 +65,29 @@ fn pod(resources: &ListenerResources, role: PodRole) -> PodTemplateSpec {
     labels.extend(resources.pod_labels(role));
     let spec = PodSpec {
         termination_grace_period_seconds: Some(grace(resources)),
+        topology_spread_constraints: Some(spread(resources, role)),
         ..pod::spec(resources, container(resources, role))
     };
     pod::template(resources, labels, spec)
+}
+
+/// Returns how users spread the pods; where they do not say, over nodes and zones as far as that goes, so that one
+/// failure takes few of them.
+fn spread(resources: &ListenerResources, role: PodRole) -> Vec<TopologySpreadConstraint> {
+    let given = &resources.template.topology_spread_constraints;
+    if !given.is_empty() {
+        return given.clone();
+    }
+    let over = |key: &str| TopologySpreadConstraint {
+        max_skew: 1,
+        topology_key: key.to_owned(),
+        when_unsatisfiable: "ScheduleAnyway".to_owned(),
+        label_selector: Some(resources.selector(role)),
+        // Pods of an old template go, wherever they are.
+        match_label_keys: Some(vec!["pod-template-hash".to_owned()]),
+        ..TopologySpreadConstraint::default()
+    };
+    NODE_AND_ZONE.map(over).to_vec()
 }
 
 fn container(resources: &ListenerResources, role: PodRole) -> Container {

@@ -1,0 +1,216 @@
+//! The rights of the operator and of a listener's pods, as the API server itself tells them, against a list that a
+//! person has read.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use k8s_openapi::api::authorization::v1::{
+    ResourceRule, SelfSubjectRulesReview, SelfSubjectRulesReviewSpec,
+};
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config};
+use observer_operator::listener::build::ListenerResources;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use testkit::servers::control_plane::ControlPlane;
+use testkit::wait::eventually;
+
+use crate::golden::{compare_text, installation, listener};
+
+/// Where the operator is, a namespace that it serves and in which the listener is, and any other one.
+const NAMESPACES: [(&str, &str); 3] = [
+    ("rights-operator", "its own namespace"),
+    ("web", "a namespace that it serves"),
+    ("rights-other", "another namespace"),
+];
+
+/// A client of the control plane, in the name of an account if one is given.
+async fn client(plane: &ControlPlane, account: Option<(&str, &str)>) -> Client {
+    let kubeconfig = Kubeconfig::read_from(plane.kubeconfig()).unwrap();
+    let options = KubeConfigOptions::default();
+    let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
+    let mut config = config.unwrap();
+    config.auth_info.impersonate =
+        account.map(|(namespace, name)| format!("system:serviceaccount:{namespace}:{name}"));
+    Client::try_from(config).unwrap()
+}
+
+/// What an account may do in a namespace, a line for each verb of each resource.
+async fn rights(plane: &ControlPlane, account: (&str, &str), namespace: &str) -> BTreeSet<String> {
+    let api: Api<SelfSubjectRulesReview> = Api::all(client(plane, Some(account)).await);
+    let review = SelfSubjectRulesReview {
+        spec: SelfSubjectRulesReviewSpec {
+            namespace: Some(namespace.to_owned()),
+        },
+        ..SelfSubjectRulesReview::default()
+    };
+    let answer = api.create(&PostParams::default(), &review).await.unwrap();
+    let status = answer.status.unwrap();
+    assert!(!status.incomplete, "{:?}", status.evaluation_error);
+    status.resource_rules.iter().flat_map(lines).collect()
+}
+
+fn lines(rule: &ResourceRule) -> Vec<String> {
+    let names = rule.resource_names.clone().unwrap_or_default();
+    let suffix = if names.is_empty() {
+        String::new()
+    } else {
+        format!(" named {}", names.join(", "))
+    };
+    let mut verbs = rule.verbs.clone();
+    verbs.sort();
+    let groups = rule.api_groups.clone().unwrap_or_default();
+    let resources = rule.resources.clone().unwrap_or_default();
+    let of = |group: &String| {
+        let resource = |resource: &String| {
+            let group = if group.is_empty() { "core" } else { group };
+            format!("{group} {resource}{suffix}: {}", verbs.join(" "))
+        };
+        resources.iter().map(resource).collect::<Vec<_>>()
+    };
+    groups.iter().flat_map(of).collect()
+}
+
+fn helm() -> PathBuf {
+    if let Some(helm) = std::env::var_os("HELM") {
+        return helm.into();
+    }
+    let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("../e2e/cluster/build");
+    let output = Command::new(build).output().unwrap();
+    assert!(output.status.success());
+    Path::new(String::from_utf8(output.stdout).unwrap().trim()).join("helm")
+}
+
+/// What the chart makes of the operator's account and its rights.
+fn chart(options: &[&str]) -> Vec<Value> {
+    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/observer-operator");
+    let rendered = Command::new(helm())
+        .arg("template")
+        .arg("shop")
+        .arg(chart)
+        .args(["--namespace", NAMESPACES[0].0, "--kube-version", "1.34.0"])
+        .args(["--show-only", "templates/rbac.yaml"])
+        .args(["--show-only", "templates/serviceaccount.yaml"])
+        .args(options)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&rendered.stderr);
+    assert!(rendered.status.success(), "{said}");
+    let text = String::from_utf8(rendered.stdout).unwrap();
+    serde_yaml_ng::Deserializer::from_str(&text)
+        .map(|document| Value::deserialize(document).unwrap())
+        .filter(|document| !document.is_null())
+        .collect()
+}
+
+fn api(client: &Client, object: &Value) -> Api<DynamicObject> {
+    let resource = match object["kind"].as_str().unwrap() {
+        "ServiceAccount" => ApiResource::erase::<ServiceAccount>(&()),
+        "Role" => ApiResource::erase::<Role>(&()),
+        "RoleBinding" => ApiResource::erase::<RoleBinding>(&()),
+        "ClusterRole" => ApiResource::erase::<ClusterRole>(&()),
+        "ClusterRoleBinding" => ApiResource::erase::<ClusterRoleBinding>(&()),
+        "Namespace" => ApiResource::erase::<Namespace>(&()),
+        other => panic!("{other}"),
+    };
+    match object["metadata"]["namespace"].as_str() {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+        None => Api::all_with(client.clone(), &resource),
+    }
+}
+
+async fn apply(client: &Client, object: &Value) {
+    let name = object["metadata"]["name"].as_str().unwrap();
+    let parameters = PatchParams::apply("test").force();
+    let patch = Patch::Apply(object);
+    api(client, object)
+        .patch(name, &parameters, &patch)
+        .await
+        .unwrap();
+}
+
+/// Writes the rights of an account in each namespace, less those that every account has.
+async fn write_rights(plane: &ControlPlane, text: &mut String, title: &str, account: (&str, &str)) {
+    writeln!(text, "# {title}").unwrap();
+    for (namespace, what) in NAMESPACES {
+        let everybody = rights(plane, ("default", "nobody"), namespace).await;
+        let own = rights(plane, account, namespace).await;
+        writeln!(text, "\n## In {what}\n").unwrap();
+        for line in own.difference(&everybody) {
+            writeln!(text, "{line}").unwrap();
+        }
+        if own.is_subset(&everybody) {
+            writeln!(text, "none").unwrap();
+        }
+    }
+    writeln!(text).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a control plane: e2e/run control_plane"]
+async fn rights_in_a_control_plane_are_those_listed() {
+    let plane = ControlPlane::start();
+    let admin = client(&plane, None).await;
+    for (namespace, _) in NAMESPACES {
+        let object =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
+        apply(&admin, &object).await;
+    }
+    let mut text = String::new();
+    let operator = (NAMESPACES[0].0, "shop-observer-operator");
+    for (title, options) in [
+        ("The operator of all namespaces", &[][..]),
+        (
+            "The operator of one namespace",
+            &["--set", "watch.namespaces={web}"][..],
+        ),
+    ] {
+        let objects = chart(options);
+        for object in &objects {
+            apply(&admin, object).await;
+        }
+        eventually("the rights are known", async || {
+            let own = rights(&plane, operator, "web").await;
+            own.iter()
+                .any(|line| line.contains("deployments"))
+                .then_some(())
+        })
+        .await;
+        write_rights(&plane, &mut text, title, operator).await;
+        for object in &objects {
+            let name = object["metadata"]["name"].as_str().unwrap();
+            let parameters = DeleteParams::default();
+            api(&admin, object).delete(name, &parameters).await.unwrap();
+        }
+        eventually("the rights are gone", async || {
+            let own = rights(&plane, operator, "web").await;
+            own.iter()
+                .all(|line| !line.contains("deployments"))
+                .then_some(())
+        })
+        .await;
+    }
+    let resources = ListenerResources::new(&listener(&json!({})), 2, &installation());
+    for built in resources.objects().unwrap() {
+        if ["ServiceAccount", "Role", "RoleBinding"].contains(&&*built.kind.resource().kind) {
+            let mut object = built.object;
+            // There is no listener that would own them.
+            object["metadata"]["ownerReferences"] = json!([]);
+            apply(&admin, &object).await;
+        }
+    }
+    let pods = ("web", "shop-listener");
+    eventually("the rights are known", async || {
+        let own = rights(&plane, pods, "web").await;
+        own.iter().any(|line| line.contains("leases")).then_some(())
+    })
+    .await;
+    let title = "Pods of a listener whose bundle takes two Secrets";
+    write_rights(&plane, &mut text, title, pods).await;
+    compare_text("rights.md", &text);
+}
