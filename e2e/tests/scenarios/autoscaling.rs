@@ -53,16 +53,14 @@ async fn load_that_is_too_much_for_a_pod_brings_more() {
         })
         .await?;
         let at_work = start.elapsed();
-        until("events are no longer late", LATE, async || {
-            let listener = room.api::<ObserverListener>().get(LISTENER).await?;
-            let lag = listener.status.and_then(|status| status.lag);
-            ensure!(lag.as_deref() == Some("0s"), "the lag is {lag:?}");
-            Ok(())
-        })
-        .await?;
+        let failed = writer.stop().await?;
+        ensure!(failed == 0, "{failed} statements failed");
+        shop.tally
+            .all_once(&shop.sink, &shop.database, MAIN, SOON)
+            .await?;
         figure(&format!(
-            "{RATE} rows a second for pods of {}: {pods} pods asked for after {} (goal: {}), several at work after {}, \
-             caught up after {} with {}",
+            "{RATE} rows a second for pods of {}: {pods} pods asked for after {} (goal: {}), several at work after {}, and \
+             all delivered once and in order after {} by {}",
             CONCURRENCY * 1000 / u32::try_from(DELAY_MS)?,
             seconds(asked),
             seconds(GOAL),
@@ -70,11 +68,7 @@ async fn load_that_is_too_much_for_a_pod_brings_more() {
             seconds(start.elapsed()),
             desired(room).await?,
         ));
-        let failed = writer.stop().await?;
-        ensure!(failed == 0, "{failed} statements failed");
-        shop.tally
-            .all_once(&shop.sink, &shop.database, MAIN, SOON)
-            .await
+        Ok(())
     })
     .await;
 }
