@@ -182,7 +182,7 @@ pub const FAULTS: &[Reason] = &[
     ),
     reason(
         "BundleTooLarge",
-        "Of an observer: older ones take all the room that its listener has, 32 MiB as text or 8 MiB compressed, so it \
+        "Of an observer: older ones take all the room that its listener has, 16 MiB as text or 8 MiB compressed, so it \
          does not run; the others do. Of a listener: it takes more than 1 MiB itself, with its own secrets.",
         "Make observers smaller, or spread them over several listeners.",
     ),
@@ -429,12 +429,12 @@ pub const EVENTS: &[Reason] = &[
     ),
     reason(
         "ScaledOut",
-        "A listener with `spec.autoscaling` gets more pods, as its oldest event is older than wanted.",
+        "A listener with `spec.autoscaling` gets more pods: its oldest event is older than `targetLag`, or `minReplicas` asks for them.",
         "",
     ),
     reason(
         "ScaledIn",
-        "It gets fewer, as its events have not been old for some time.",
+        "It gets fewer pods: no event has been old for some time, or `maxReplicas` allows no more.",
         "",
     ),
     reason(

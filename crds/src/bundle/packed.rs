@@ -32,8 +32,8 @@ pub const MAX_SECRET_BYTES: usize = (1 << 20) - (16 << 10);
 /// Most Secrets of one bundle.
 pub const MAX_PARTS: usize = 8;
 
-/// Longest text of a bundle in bytes. The pods and the operator hold it in memory.
-pub const MAX_TEXT_BYTES: usize = 32 << 20;
+/// Longest text of a bundle in bytes. The pods and the operator hold it in memory, several times while it is loaded.
+pub const MAX_TEXT_BYTES: usize = 16 << 20;
 
 /// How much fits into a bundle.
 #[derive(Clone, Copy, Debug)]

@@ -24,8 +24,8 @@ pub struct Autoscaling {
     /// Most pods, 1 to 256, and at most as many as there are shards: a pod without a shard has nothing to do.
     #[schemars(range(min = 1, max = 256))]
     pub max_replicas: i32,
-    /// Age of the oldest unfinished event beyond which there are too few pods, 1s to 1h; default 10s. While receivers
-    /// fail or the database does not answer, pods are not added, as they would not help.
+    /// Age of the oldest unfinished event beyond which there are too few pods, 1s to 1h; default 10s. While the
+    /// oldest event waits for a receiver that fails or for the database, pods are not added, as they would not help.
     #[serde(default = "default_target_lag")]
     pub target_lag: HumanDuration,
 }

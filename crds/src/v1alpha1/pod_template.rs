@@ -77,8 +77,8 @@ pub struct PodTemplate {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub tolerations: Vec<Toleration>,
-    /// Rules for spreading the pods over nodes and zones, up to 16. Left out, they are spread over both as far
-    /// as that goes.
+    /// Rules for spreading the pods over nodes and zones, up to 16. Left out, they are spread over nodes as
+    /// far as possible.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub topology_spread_constraints: Vec<TopologySpreadConstraint>,

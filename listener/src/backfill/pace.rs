@@ -29,6 +29,8 @@ const MAX_PAUSE: Duration = Duration::from_millis(500);
 pub(crate) struct PagePace {
     /// Most rows that are read in time.
     readable: u32,
+    /// Rows that the page may have.
+    most: u32,
     rate: Option<u32>,
     begun: Instant,
     /// Live events that were delivered before the page, and when there were more than before.
@@ -40,6 +42,7 @@ impl PagePace {
     pub(crate) fn new(rate: Option<u32>, live: u64) -> Self {
         Self {
             readable: FIRST,
+            most: 0,
             rate,
             begun: Instant::now(),
             live: (live, None),
@@ -59,7 +62,8 @@ impl PagePace {
         } else {
             MAX
         };
-        self.readable.min(deliverable).min(most)
+        self.most = self.readable.min(deliverable).min(most);
+        self.most
     }
 
     /// Takes note that a page has failed, perhaps as it took too long.
@@ -72,7 +76,7 @@ impl PagePace {
         let took = self.begun.elapsed();
         if took > READ_TIME * 2 {
             self.readable = (self.readable / 2).max(self.readable.min(MIN_IN_TIME));
-        } else if took < READ_TIME / 2 {
+        } else if took < READ_TIME / 2 && self.most == self.readable {
             self.readable = (self.readable * 2).min(MAX);
         }
     }
@@ -123,7 +127,7 @@ mod tests {
         tokio::time::advance(ms(900)).await;
         assert_eq!(pace.end(250), MAX_PAUSE, "a machine that is slow");
         tokio::time::advance(LIVE).await;
-        assert_eq!(pace.begin(8), MAX, "there are none any more");
+        assert_eq!(pace.begin(8), FIRST * 4, "there are none any more");
         assert_eq!(pace.end(5000), Duration::ZERO);
         // Whoever asks for a rate gets it.
         let mut pace = PagePace::new(Some(10_000), 0);

@@ -134,7 +134,7 @@ impl CheckpointBuffer {
         };
         let pending = self.ledger.register(event, origin, actions);
         if pending.is_empty() {
-            self.ended(&record.event);
+            self.note_arrival(&record.event);
         }
         self.buffered_bytes += weight(&record.event) * pending.len() as u64;
         pending
@@ -174,15 +174,16 @@ impl CheckpointBuffer {
     /// Takes note that a delivery has ended here.
     fn settle(&self, delivery: &InFlightDelivery) {
         delivery.settle();
-        self.ended(&delivery.event);
+        self.note_arrival(&delivery.event);
+        if delivery.event.operation != Operation::Read {
+            self.writer.arrivals.note_live();
+        }
     }
 
-    /// Tells backfills of their rows with which nothing is left to do here, and of the events that they are beside.
-    fn ended(&self, event: &Event) {
+    /// Tells backfills of their rows with which nothing is left to do here.
+    fn note_arrival(&self, event: &Event) {
         if event.operation == Operation::Read {
             self.writer.arrivals.note(event.occurred_at);
-        } else {
-            self.writer.arrivals.note_live();
         }
     }
 

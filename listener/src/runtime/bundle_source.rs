@@ -74,8 +74,12 @@ impl BundleSource {
         let read = stored_bundle::read(&self.secrets, first.as_ref(), &self.name).await;
         let (first, _) = self.unread.take()?;
         if let Err(error @ StoredBundleError::Rest(_)) = &read {
-            tracing::debug!("{error}");
+            tracing::warn!("{error}");
             self.unread = Some((first.clone(), Instant::now() + self.backoff.next_delay()));
+            // It passes, and the bundle before goes on.
+            if self.bundles.current.is_some() {
+                return None;
+            }
         }
         self.bundles.load(first, read.map_err(Into::into), sources)
     }

@@ -77,11 +77,10 @@ pub(super) async fn read(
     name: &str,
 ) -> Result<Vec<u8>, StoredBundleError> {
     let first = first.ok_or_else(|| missing(name, "is not there"))?;
-    if let Some(text) = value(first, BUNDLE_NAME) {
-        return Ok(text.to_vec());
-    }
-    let part = value(first, BUNDLE_KEY);
-    let part = part.ok_or_else(|| missing(name, &format!("has no key {BUNDLE_KEY}")))?;
+    let Some(part) = value(first, BUNDLE_KEY) else {
+        let text = value(first, BUNDLE_NAME).map(<[u8]>::to_vec);
+        return text.ok_or_else(|| missing(name, &format!("has no key {BUNDLE_KEY}")));
+    };
     let hash = annotation(first, HASH_ANNOTATION);
     let count = annotation(first, PARTS_ANNOTATION).map_or(Ok(1), str::parse);
     let count = count.ok().filter(|count| (1..=MAX_PARTS).contains(count));
@@ -91,7 +90,11 @@ pub(super) async fn read(
         let name = part_name(name, n);
         let read = timeout(READ_TIMEOUT, secrets.get(&name)).await;
         let part = read
-            .map_err(|_| StoredBundleError::Rest(format!("the Secret {name} is not answered for")))?
+            .map_err(|_| {
+                StoredBundleError::Rest(format!(
+                    "the API server does not answer for the Secret {name}"
+                ))
+            })?
             .map_err(|error| {
                 StoredBundleError::Rest(format!(
                     "cannot read the Secret {name}: {}",

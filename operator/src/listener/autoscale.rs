@@ -28,7 +28,7 @@ const CALM: Duration = Duration::from_mins(5);
 /// Shortest time between two steps in.
 const IN_INTERVAL: Duration = Duration::from_mins(1);
 
-/// So many pods less one are one step in.
+/// A step in is one of so many pods, and at least one.
 const IN_PART: i32 = 4;
 
 /// A lag so soon after scaling in shows that it was wrong.
@@ -51,7 +51,7 @@ pub(super) struct Load {
     lag: Option<f64>,
     /// Number of pods at work.
     working: i32,
-    /// Whether work waits for something that more pods do not change.
+    /// Whether the oldest event waits for something that more pods do not change.
     is_held: bool,
 }
 
@@ -64,16 +64,14 @@ impl Load {
             let reports = alive.filter_map(|pod| pod.report.as_ref());
             reports.filter(|report| report.role == Role::Active)
         };
+        let late = active().max_by_key(|report| report.lag_seconds);
         let seconds = |lag: u64| f64::from(u32::try_from(lag).unwrap_or(u32::MAX));
         Self {
-            lag: active()
-                .map(|report| seconds(report.lag_seconds))
-                .reduce(f64::max),
+            lag: late.map(|report| seconds(report.lag_seconds)),
             working: i32::try_from(active().count()).unwrap_or(i32::MAX),
-            is_held: active().any(|report| {
+            is_held: late.is_some_and(|report| {
                 let mut stalled = report.stalled.iter();
-                !report.open_circuit_breakers.endpoints.is_empty()
-                    || stalled.any(|shard| NOT_FOR_PODS.contains(&&*shard.reason))
+                stalled.any(|shard| NOT_FOR_PODS.contains(&&*shard.reason))
             }),
         }
     }
@@ -88,6 +86,8 @@ pub(super) struct Autoscaler {
     scaled_in: Option<Timestamp>,
     /// How many trials were wrong, one after the other.
     mistakes: u32,
+    /// The lag of the look before.
+    lag_before: Option<f64>,
 }
 
 impl Autoscaler {
@@ -104,11 +104,21 @@ impl Autoscaler {
         let current = asked.clamp(spec.min_replicas, spec.max_replicas.max(spec.min_replicas));
         let changed_at = before.and_then(|before| before.last_scale_time.as_ref()?.parse().ok());
         let target = spec.target_lag.duration().as_secs_f64();
+        // A lag that falls ends by itself, as after a failover.
+        let falls = load.lag < self.lag_before;
+        self.lag_before = load.lag;
+        if self.scaled_in.is_some() && is_past(self.scaled_in, TRIAL, now) {
+            (self.scaled_in, self.mistakes) = (None, 0);
+        }
         let wanted = match load.lag {
-            None => current,
+            None => {
+                self.calm_since = None;
+                current
+            }
             Some(lag) if lag > target * (1.0 + TOLERANCE) => {
                 self.calm_since = None;
                 let may = !load.is_held
+                    && !falls
                     && load.working >= current
                     && is_past(changed_at, OUT_INTERVAL, now);
                 if may {
@@ -123,7 +133,7 @@ impl Autoscaler {
             }
             Some(_) => self.fewer(current, spec, changed_at, now),
         };
-        if wanted > current && !is_past(self.scaled_in, TRIAL, now) {
+        if wanted > current && self.scaled_in.is_some() {
             self.mistakes = (self.mistakes + 1).min(MAX_MISTAKES);
             self.scaled_in = None;
         }
@@ -157,13 +167,10 @@ impl Autoscaler {
     ) -> i32 {
         let calm_since = *self.calm_since.get_or_insert(now);
         let wait = CALM * (1 << self.mistakes);
-        if current <= spec.min_replicas {
-            if is_past(Some(calm_since), wait * 2, now) {
-                self.mistakes = 0;
-            }
-            return current;
-        }
-        if !is_past(Some(calm_since), wait, now) || !is_past(changed_at, IN_INTERVAL, now) {
+        if current <= spec.min_replicas
+            || !is_past(Some(calm_since), wait, now)
+            || !is_past(changed_at, IN_INTERVAL, now)
+        {
             return current;
         }
         let step = (current / IN_PART).max(1);
@@ -176,7 +183,6 @@ fn out(current: i32, times: f64, spec: Autoscaling) -> i32 {
     let most = current
         .saturating_mul(2)
         .max(current.saturating_add(OUT_STEP));
-    // Rounded up as integers: so many tenths.
     let needed = (1..=most)
         .find(|pods| f64::from(*pods) >= f64::from(current) * times)
         .unwrap_or(most);

@@ -133,7 +133,12 @@ impl Context {
         {
             also_enqueue.extend(self.ensure_finalizer(key, listener).await?);
             let applied = self.apply_objects((key, listener), &snapshot, state, (id, bundle));
-            match applied.await {
+            let applied = applied.await;
+            if applied.is_err() {
+                // What was not written is to be compiled again, as its text is not kept.
+                state.plan = None;
+            }
+            match applied {
                 Err(ReconcileError::Apply(error)) if error.rejection_reason().is_some() => {
                     rejected = true;
                     desired.bundle = Err(Rejection {
@@ -145,7 +150,9 @@ impl Context {
             }
         }
         let pods = self.pods.poll(snapshot.pods, &mut state.reports).await;
-        let scaled = self.scale(listener, state, &pods).await;
+        // Nothing is decided that is not applied.
+        let may_scale = desired.bundle.is_ok() && !snapshot.terminating;
+        let scaled = may_scale && self.scale(listener, state, &pods).await;
         let evaluations = evaluations(listener, &desired, &pods);
         also_enqueue.extend(self.index().set_evaluations(key, Some(evaluations.clone())));
         let view = ReconcileView {
@@ -291,7 +298,11 @@ impl Context {
         if let Some(bundle) = bundle {
             wanted.extend(resources.bundle(&bundle)?);
         }
-        wanted.sort_by_key(|built| built.kind);
+        wanted.sort_by(|a, b| match (a.kind, b.kind) {
+            // The last parts first: if there is no room for one more, those that are there stay as they are.
+            (Kind::BundlePart(a), Kind::BundlePart(b)) => b.cmp(&a),
+            (a, b) => a.cmp(&b),
+        });
         let seen = &snapshot.owned;
         let is_due = |built: &&DesiredObject| {
             apply::needs_apply(built, &state.applied, seen.get(&built.kind))

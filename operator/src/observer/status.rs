@@ -113,15 +113,6 @@ impl Said<'_> {
         if self.evaluations.is_empty() {
             return self.not_selected(ConditionStatus::Unknown);
         }
-        let left_out = self.evaluations.iter().find_map(|(listener, evaluation)| {
-            let ObserverEvaluation::LeftOut { message } = evaluation else {
-                return None;
-            };
-            Some(format!("listener {listener} has no room for it: {message}"))
-        });
-        if let Some(why) = left_out {
-            return ConditionValue::new(ConditionStatus::False, BUNDLE_TOO_LARGE, why);
-        }
         ConditionValue::new(ConditionStatus::True, "Accepted", "the spec is valid")
     }
 
@@ -340,6 +331,26 @@ mod tests {
             reason: reason.to_owned(),
             message: String::new(),
         }
+    }
+
+    #[test]
+    fn observer_without_room_is_valid_and_does_not_run() {
+        let left_out = ObserverEvaluation::LeftOut {
+            message: "older ones take it".to_owned(),
+        };
+        let status = of(&[RUNS, left_out], &ObserverStatus::default());
+        let expected = [
+            ("True", "Accepted"),
+            ("True", "ResolvedRefs"),
+            ("False", "BundleTooLarge"),
+            ("Unknown", "BundleTooLarge"),
+        ];
+        assert_eq!(said(&status), pairs(expected));
+        let programmed = find(&status.conditions, "Programmed").unwrap();
+        assert!(
+            programmed.message.contains("older ones take it"),
+            "{programmed:?}"
+        );
     }
 
     #[test]

@@ -84,13 +84,13 @@ pub(super) async fn bundle_grows_beyond_one_secret_and_shrinks_again(room: Room)
     room.listener("shop", json!({})).await;
     room.listener_says("shop", ["Ready", "False", "Starting"])
         .await;
-    let mut names: Vec<String> = (0..11).map(|n| format!("large-{n:02}")).collect();
+    let mut names: Vec<String> = (0..4).map(|n| format!("large-{n}")).collect();
     for name in &names {
         large_observer(&room, name, 900_000, random).await;
     }
     has_all(&room, &names).await;
     let all_parts = parts(&room, "shop").await;
-    assert!(all_parts.len() > 5, "{all_parts:?}");
+    assert_eq!(all_parts.len(), 3);
     let may_read = async || {
         let role: Role = room.get("shop-listener").await.unwrap();
         role.rules.unwrap().remove(1).resource_names.unwrap()
@@ -98,33 +98,9 @@ pub(super) async fn bundle_grows_beyond_one_secret_and_shrinks_again(room: Room)
     assert_eq!(may_read().await, all_parts);
 
     // A part that somebody deletes comes back.
-    room.delete::<Secret>(&all_parts[3]).await;
+    room.delete::<Secret>(&all_parts[1]).await;
     has_all(&room, &names).await;
 
-    // What is too much leaves out the newest, and nothing else changes.
-    // Observers of one second are told apart by name.
-    for name in ["newer-1", "newer-2"] {
-        large_observer(&room, name, 600_000, random).await;
-    }
-    let said = room
-        .observer_says("newer-2", ["Accepted", "False", "BundleTooLarge"])
-        .await;
-    assert!(said.contains("older observers take all the room"), "{said}");
-    room.observer_says("newer-2", ["Programmed", "False", "BundleTooLarge"])
-        .await;
-    room.listener_says("shop", ["Degraded", "True", "InvalidObservers"])
-        .await;
-    room.observer_says("large-10", ["Programmed", "False", "Pending"])
-        .await;
-
-    // With fewer there is room again.
-    for name in names.drain(2..) {
-        room.delete::<Observer>(&name).await;
-    }
-    names.extend(["newer-1", "newer-2"].map(ToOwned::to_owned));
-    has_all(&room, &names).await;
-    room.listener_says("shop", ["Degraded", "False", "AsExpected"])
-        .await;
     for name in names.drain(1..) {
         room.delete::<Observer>(&name).await;
     }

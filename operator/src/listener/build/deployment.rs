@@ -29,8 +29,8 @@ const GRACE_BEYOND_DRAIN: i64 = 10;
 /// Old pod templates that are kept.
 const REVISIONS: i32 = 3;
 
-/// Labels of nodes by which pods are spread.
-const NODE_AND_ZONE: [&str; 2] = ["kubernetes.io/hostname", "topology.kubernetes.io/zone"];
+/// Label of nodes by which pods are spread.
+const NODE: &str = "kubernetes.io/hostname";
 
 /// Deadline for a rollout to make progress, in seconds.
 const PROGRESS_DEADLINE: i32 = 120;
@@ -71,23 +71,22 @@ fn pod(resources: &ListenerResources, role: PodRole) -> PodTemplateSpec {
     pod::template(resources, labels, spec)
 }
 
-/// Returns how users spread the pods; where they do not say, over nodes and zones as far as that goes, so that one
-/// failure takes few of them.
+/// Returns how users spread the pods; where they do not say, over nodes as far as possible, so that one failure takes
+/// few of them. A constraint by zones would be more, but where nodes have no zones, the scheduler then looks at none.
 fn spread(resources: &ListenerResources, role: PodRole) -> Vec<TopologySpreadConstraint> {
     let given = &resources.template.topology_spread_constraints;
     if !given.is_empty() {
         return given.clone();
     }
-    let over = |key: &str| TopologySpreadConstraint {
+    vec![TopologySpreadConstraint {
         max_skew: 1,
-        topology_key: key.to_owned(),
+        topology_key: NODE.to_owned(),
         when_unsatisfiable: "ScheduleAnyway".to_owned(),
         label_selector: Some(resources.selector(role)),
         // Pods of an old template go, wherever they are.
         match_label_keys: Some(vec!["pod-template-hash".to_owned()]),
         ..TopologySpreadConstraint::default()
-    };
-    NODE_AND_ZONE.map(over).to_vec()
+    }]
 }
 
 fn container(resources: &ListenerResources, role: PodRole) -> Container {
