@@ -11,6 +11,8 @@ use observer_operator::listener::build::{
     DesiredObject, Installation, Kind, ListenerResources, cleanup_job,
 };
 use observer_operator::listener::validate::{Bundle, BundleId};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
 /// Set to renew the files.
@@ -87,9 +89,17 @@ fn builds_every_object_of_a_plain_listener() {
 /// A bundle with so many bytes that hardly compress.
 fn bundle(bytes: usize) -> Bundle {
     let url = json!({ "database": { "url": { "value": "postgres://db.example.com/shop" } } });
-    let observers: Vec<Observer> = (0..bytes.div_ceil(500_000))
-        .map(|n| noisy(&format!("o{n}"), 500_000))
-        .collect();
+    let random = &mut StdRng::seed_from_u64(7);
+    let mut observer = |n: usize| {
+        serde_json::from_value(json!({
+            "apiVersion": "observers.fraiseql.dev/v1alpha1",
+            "kind": "Observer",
+            "metadata": { "namespace": "web", "name": format!("o{n}") },
+            "spec": large_spec(500_000, random),
+        }))
+        .unwrap()
+    };
+    let observers: Vec<Observer> = (0..bytes.div_ceil(500_000)).map(&mut observer).collect();
     let observers: Vec<&Observer> = observers.iter().collect();
     let checked = &mut CheckedObservers::default();
     let made = compile(
@@ -110,33 +120,18 @@ fn bundle(bytes: usize) -> Bundle {
     }
 }
 
-fn noisy(name: &str, bytes: usize) -> Observer {
-    let mut value = 7_u64;
-    let noise: String = (0..bytes)
-        .map(|_| {
-            // Knuth's generator for 64 bits, whose upper ones are as good as random.
-            value = value
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            char::from(b'a' + u8::try_from((value >> 40) % 26).unwrap())
-        })
-        .collect();
-    let bodies = noise.as_bytes().chunks(60_000).enumerate();
-    let actions = bodies.map(|(n, body)| {
-        json!({ "name": format!("a{n}"), "webhook": {
-        "url": { "value": "https://hooks.example.com/a" }, "body": String::from_utf8_lossy(body),
-    } })
-    });
-    serde_json::from_value(json!({
-        "apiVersion": "observers.fraiseql.dev/v1alpha1",
-        "kind": "Observer",
-        "metadata": { "namespace": "web", "name": name },
-        "spec": {
-            "events": { "entity": "public.orders" },
-            "actions": actions.collect::<Vec<_>>(),
-        },
-    }))
-    .unwrap()
+/// Returns the spec of an observer of about so many bytes that hardly compress.
+pub(crate) fn large_spec(bytes: usize, random: &mut StdRng) -> Value {
+    const LETTERS: &[u8; 64] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
+    let mut actions = Vec::new();
+    for n in 0..bytes.div_ceil(60_000) {
+        let body: String = (0..60_000)
+            .map(|_| char::from(LETTERS[random.random_range(0..64)]))
+            .collect();
+        let url = json!({ "value": "https://hooks.example.com/a" });
+        actions.push(json!({ "name": format!("a{n}"), "webhook": { "url": url, "body": body } }));
+    }
+    json!({ "events": { "entity": "public.orders" }, "actions": actions })
 }
 
 #[test]

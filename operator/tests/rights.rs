@@ -12,14 +12,14 @@ use k8s_openapi::api::authorization::v1::{
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config};
+use kube::{Api, Client};
 use observer_operator::listener::build::ListenerResources;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use testkit::servers::control_plane::ControlPlane;
 use testkit::wait::eventually;
 
+use crate::control_plane::plane::client;
 use crate::golden::{compare_text, installation, listener};
 
 /// Where the operator is, a namespace that it serves and in which the listener is, and any other one.
@@ -28,17 +28,6 @@ const NAMESPACES: [(&str, &str); 3] = [
     ("web", "a namespace that it serves"),
     ("rights-other", "another namespace"),
 ];
-
-/// A client of the control plane, in the name of an account if one is given.
-async fn client(plane: &ControlPlane, account: Option<(&str, &str)>) -> Client {
-    let kubeconfig = Kubeconfig::read_from(plane.kubeconfig()).unwrap();
-    let options = KubeConfigOptions::default();
-    let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
-    let mut config = config.unwrap();
-    config.auth_info.impersonate =
-        account.map(|(namespace, name)| format!("system:serviceaccount:{namespace}:{name}"));
-    Client::try_from(config).unwrap()
-}
 
 /// What an account may do in a namespace, a line for each verb of each resource.
 async fn rights(plane: &ControlPlane, account: (&str, &str), namespace: &str) -> BTreeSet<String> {
@@ -134,7 +123,7 @@ async fn apply(client: &Client, object: &Value) {
         .unwrap();
 }
 
-/// Writes the rights of an account in each namespace, less those that every account has.
+/// Writes the rights of an account in each namespace, without those that every account has.
 async fn write_rights(plane: &ControlPlane, text: &mut String, title: &str, account: (&str, &str)) {
     writeln!(text, "# {title}").unwrap();
     for (namespace, what) in NAMESPACES {

@@ -21,7 +21,7 @@ use crate::manifest::Diagnostic;
 use crate::v1alpha1::{GROUP, NamespacesFrom, Observer, ObserverListener, VERSION};
 pub use packed::{
     BUNDLE_KEY, BUNDLE_NAME, HASH_ANNOTATION, LISTENER_KEY, MAX_PARTS, MAX_SECRET_BYTES,
-    MAX_TEXT_BYTES, PARTS_ANNOTATION, PackedBundle, UnpackError, part_name, unpack,
+    MAX_TEXT_BYTES, PARTS_ANNOTATION, PackedBundle, UnpackError, hash, part_name, unpack,
 };
 use packed::{Limits, Room};
 pub use references::{Reference, SecretReader, references};
@@ -109,7 +109,7 @@ struct Candidate {
     needs: BTreeSet<Reference>,
 }
 
-/// Compiles the bundle of a listener and the observers that it selects. Those that do not fit any more are the newest.
+/// Compiles the bundle of a listener and the observers that it selects. If they do not all fit, the newest are left out.
 pub fn compile(
     listener: &ObserverListener,
     observers: &[&Observer],
@@ -188,7 +188,7 @@ fn compile_within(
     })
 }
 
-/// The order in which observers have room: those that were there first go on.
+/// Returns the sort key by which observers get room: the oldest first.
 fn age(observer: &Observer) -> (Option<Time>, String, String) {
     let created = observer.metadata.creation_timestamp.clone();
     let namespace = observer.namespace().unwrap_or_default();
@@ -209,18 +209,19 @@ struct Head {
 impl Head {
     fn new(listener: &ObserverListener, secrets: &SecretReader<'_>) -> Result<Self, BundleError> {
         let own = listener.namespace().unwrap_or_default();
-        let needs = references(&own, &listener.spec);
+        let mut document = document("ObserverListener", listener, &listener.spec);
+        let needs = references_of(&own, &document);
         let missing = missing(&needs, secrets);
         if !missing.is_empty() {
             return Err(BundleError::Unresolved(missing));
         }
         // What only concerns the pods is to be right too.
-        let whole = document("ObserverListener", listener, &listener.spec);
-        let diagnostics = check(alone(&whole.to_string(), &needs, secrets));
+        let diagnostics = check(alone(&document.to_string(), &needs, secrets));
         if !diagnostics.is_empty() {
             return Err(BundleError::Invalid(diagnostics));
         }
-        let line = listener_document(listener).to_string();
+        remove_fields_of_operator(&mut document);
+        let line = document.to_string();
         let text = alone(&line, &needs, secrets);
         if text.len() > MAX_SECRET_BYTES {
             return Err(BundleError::TooLarge { bytes: text.len() });
@@ -327,10 +328,9 @@ fn check(text: String) -> Vec<String> {
     check_alone(text).into_iter().map(sentence).collect()
 }
 
-fn listener_document(listener: &ObserverListener) -> Value {
-    let mut document = document("ObserverListener", listener, &listener.spec);
+/// Removes what the pods need not know: a change of these fields is not a change of what they run.
+fn remove_fields_of_operator(document: &mut Value) {
     if let Some(spec) = document.get_mut("spec").and_then(Value::as_object_mut) {
-        // Not for the pods to know: a change of these is not a change of what they run.
         for field in ["replicas", "autoscaling", "podTemplate", "deletionPolicy"] {
             spec.remove(field);
         }
@@ -343,7 +343,6 @@ fn listener_document(listener: &ObserverListener) -> Value {
             *replicas = json!(1);
         }
     }
-    document
 }
 
 fn document(kind: &str, resource: &impl ResourceExt, spec: &impl serde::Serialize) -> Value {

@@ -1,14 +1,15 @@
 //! How a bundle is stored: its text compressed by gzip, and divided over as many Secrets as that takes.
 //!
-//! The first Secret names the hash of the text and the number of parts. It is written last, so whoever finds others
-//! beside it that do not make up that text looks again.
+//! The first Secret has the hash of the text and the number of Secrets. It is written last. A reader that finds parts
+//! with another hash reads them again.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io::{Read, Write};
 
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
+use sha2::{Digest, Sha256};
 
 /// Name of the text where a problem with it is told.
 pub const BUNDLE_NAME: &str = "bundle.yaml";
@@ -93,6 +94,17 @@ impl PackedBundle {
     }
 }
 
+/// Returns the hash that identifies a text: its SHA-256 in hexadecimal.
+#[must_use]
+pub fn hash(text: &[u8]) -> String {
+    let digest = Sha256::digest(text);
+    digest.iter().fold(String::new(), |mut hash, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(hash, "{byte:02x}");
+        hash
+    })
+}
+
 /// Returns the name of a Secret of a bundle, which are counted from 1; `first` is the name of the first.
 #[must_use]
 pub fn part_name(first: &str, part: usize) -> String {
@@ -160,21 +172,21 @@ fn encoder() -> GzEncoder<Vec<u8>> {
     GzEncoder::new(Vec::new(), Compression::new(LEVEL))
 }
 
+/// Texts and limits of tests.
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+pub(super) mod samples {
+    use super::Limits;
 
-    use super::*;
-
-    const SMALL: Limits = Limits {
+    /// So little that a test takes no time.
+    pub(in super::super) const SMALL: Limits = Limits {
         secret: 10_000,
         parts: 8,
         text: 400_000,
     };
 
-    /// A text that does not compress to less than half.
-    fn noise(bytes: usize) -> String {
-        let mut value = 7_u64;
+    /// Returns text that compresses to half of its length.
+    pub(in super::super) fn noise(bytes: usize, seed: u32) -> String {
+        let mut value = u64::from(seed) + 7;
         let mut noise = String::with_capacity(bytes);
         for _ in 0..bytes {
             // Knuth's generator for 64 bits, whose upper ones are as good as random.
@@ -185,13 +197,21 @@ mod tests {
         }
         noise
     }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::samples::{SMALL, noise};
+    use super::*;
 
     #[test]
     fn texts_of_all_sizes_come_back_from_their_parts() {
         for (text, parts) in [
             (String::new(), 1),
             ("a: 1\n".to_owned(), 1),
-            (noise(50_000), 3),
+            (noise(50_000, 0), 3),
             ("x".repeat(SMALL.text), 1),
         ] {
             let packed = PackedBundle::new(&text, 1000, SMALL).unwrap();
@@ -207,15 +227,15 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused() {
         let new = |text: &str, beside| PackedBundle::new(text, beside, SMALL);
-        assert!(new(&noise(120_000), 0).is_some());
-        assert!(new(&noise(160_000), 0).is_none());
+        assert!(new(&noise(120_000, 0), 0).is_some());
+        assert!(new(&noise(160_000, 0), 0).is_none());
         assert!(new(&"x".repeat(SMALL.text + 1), 0).is_none());
         assert!(new("", SMALL.secret + 1).is_none());
     }
 
     #[test]
     fn parts_that_do_not_belong_together_are_no_bundle() {
-        let packed = PackedBundle::new(&noise(50_000), 0, SMALL).unwrap();
+        let packed = PackedBundle::new(&noise(50_000, 0), 0, SMALL).unwrap();
         let mut pieces: Vec<&[u8]> = packed.parts().iter().map(Vec::as_slice).collect();
         pieces.swap(0, 1);
         assert!(unpack(&pieces).is_err());

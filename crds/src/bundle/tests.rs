@@ -2,15 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use super::packed::samples::{SMALL, noise};
 use super::*;
 use crate::loader::load_bundle;
-
-/// So much that a test takes no time.
-const SMALL: Limits = Limits {
-    secret: 10_000,
-    parts: 8,
-    text: 400_000,
-};
 
 fn listener() -> ObserverListener {
     serde_json::from_value(json!({
@@ -39,20 +33,6 @@ fn observer(name: &str, body: &str, second: u32) -> Observer {
     .unwrap()
 }
 
-/// Letters that compress to half of their length.
-fn noise(bytes: usize, seed: u32) -> String {
-    let mut value = u64::from(seed) + 7;
-    let mut noise = String::with_capacity(bytes);
-    for _ in 0..bytes {
-        // Knuth's generator for 64 bits, whose upper ones are as good as random.
-        value = value
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        noise.extend(char::from_digit((value >> 60) as u32, 16));
-    }
-    noise
-}
-
 fn made(observers: &[Observer]) -> CompiledBundle {
     let given = Given {
         namespaces: &Namespaces::new(),
@@ -63,7 +43,7 @@ fn made(observers: &[Observer]) -> CompiledBundle {
     compile_within(&listener(), &all, given, &mut CheckedObservers::default()).unwrap()
 }
 
-/// Names of those that are in the bundle, and of those that are left out.
+/// Returns the names of the observers in the bundle, and of those left out.
 fn names(made: &CompiledBundle) -> (Vec<&str>, Vec<&str>) {
     let of = |wanted: fn(&Inclusion) -> bool| {
         let found = made.observers.iter().filter(|one| wanted(&one.inclusion));

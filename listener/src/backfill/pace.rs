@@ -129,7 +129,7 @@ mod tests {
         tokio::time::advance(LIVE).await;
         assert_eq!(pace.begin(8), FIRST * 4, "there are none any more");
         assert_eq!(pace.end(5000), Duration::ZERO);
-        // Whoever asks for a rate gets it.
+        // An explicit rate takes precedence.
         let mut pace = PagePace::new(Some(10_000), 0);
         assert_eq!(pace.begin(1), BESIDE_LIVE);
         tokio::time::advance(ms(10)).await;

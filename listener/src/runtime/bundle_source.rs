@@ -11,6 +11,7 @@ use kube::runtime::watcher::{self, watch_object};
 use kube::{Api, Client};
 use tokio::time::{Instant, sleep_until};
 
+use super::cluster::api_error;
 use super::config_source::{ConfigSource, FailurePolicy};
 use super::job_worker::WorkerMode;
 use super::plan::{BundleLoader, RuntimePlan};
@@ -68,7 +69,7 @@ impl BundleSource {
 
 impl BundleSource {
     /// Loads the newest bundle from all of its Secrets. If these do not belong together, that is tried again later.
-    /// When this is cancelled, it begins anew.
+    /// If the call is cancelled, the next one starts over.
     async fn load(&mut self, sources: &AppState) -> Option<RuntimePlan> {
         let (first, _) = self.unread.as_ref()?;
         let read = stored_bundle::read(&self.secrets, first.as_ref(), &self.name).await;
@@ -213,18 +214,14 @@ fn owners(secret: Option<Secret>) -> Vec<OwnerReference> {
     owners.into_iter().flatten().map(plain).collect()
 }
 
-/// Describes why the Secret cannot be read. An error of decoding would repeat what it could not decode.
+/// Describes why the Secret cannot be read.
 fn unreadable(name: &str, error: &watcher::Error) -> PodProblem {
     use watcher::Error::{
         InitialListFailed, NoResourceVersion, WatchError, WatchFailed, WatchStartFailed,
     };
     let why = match error {
         WatchError(status) => status.message.clone(),
-        InitialListFailed(error) | WatchStartFailed(error) | WatchFailed(error) => match error {
-            kube::Error::Api(status) => status.message.clone(),
-            kube::Error::SerdeError(_) => "its content is no Secret".to_owned(),
-            error => error.to_string(),
-        },
+        InitialListFailed(error) | WatchStartFailed(error) | WatchFailed(error) => api_error(error),
         NoResourceVersion => error.to_string(),
     };
     PodProblem {

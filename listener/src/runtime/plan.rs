@@ -7,12 +7,10 @@ use crds::config::ListenerConfig;
 use crds::manifest::Diagnostics;
 use crds::pod_status::{ObserverError, PodProblem};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use sha2::{Digest, Sha256};
 
 use crate::admission::action_runtime::ActionRuntimeCache;
 use crate::observers::Observers;
 use crate::telemetry::status::LoadedBundle;
-use crate::text::hex::hex;
 
 /// Maximum number of problems of a bundle that are reported.
 const MAX_PROBLEMS: usize = 5;
@@ -74,7 +72,7 @@ pub(super) struct BundleLoader {
 impl BundleLoader {
     /// Returns the plan of a bundle, or why it cannot be run. The same bytes give the same plan.
     pub(super) fn load(&mut self, bytes: &[u8]) -> Result<RuntimePlan, PodProblem> {
-        let hash = hex(&Sha256::digest(bytes));
+        let hash = crds::bundle::hash(bytes);
         if let Some((_, last)) = self.last.as_ref().filter(|(of, _)| *of == hash) {
             return Ok(last.clone());
         }

@@ -9,11 +9,9 @@ use crds::bundle::{
 use crds::pod_status::PodProblem;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
-use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 
 use super::cluster::api_error;
-use crate::text::hex::hex;
 
 /// Longest wait for one Secret.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
@@ -115,7 +113,7 @@ pub(super) async fn read(
         source,
     })?;
     match hash {
-        Some(hash) if hex(&Sha256::digest(&text)) != hash => Err(StoredBundleError::Rest(format!(
+        Some(hash) if crds::bundle::hash(&text) != hash => Err(StoredBundleError::Rest(format!(
             "what is in the Secret {name} is not what it says"
         ))),
         _ => Ok(text),

@@ -77,7 +77,7 @@ impl Load {
     }
 }
 
-/// What is remembered between decisions. It begins anew with the operator, which then waits as long as at first.
+/// State between decisions. It is lost when the operator restarts, so trials then wait as long as the first one.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Autoscaler {
     /// Since when fewer pods might do.
@@ -101,7 +101,7 @@ impl Autoscaler {
         now: Timestamp,
     ) -> (AutoscalingStatus, Option<String>) {
         let asked = before.map_or(replicas, |before| before.desired_replicas);
-        let current = asked.clamp(spec.min_replicas, spec.max_replicas.max(spec.min_replicas));
+        let current = bounded(asked, spec);
         let changed_at = before.and_then(|before| before.last_scale_time.as_ref()?.parse().ok());
         let target = spec.target_lag.duration().as_secs_f64();
         // A lag that falls ends by itself, as after a failover.
@@ -146,10 +146,10 @@ impl Autoscaler {
             ),
             None => format!("from {asked} to {wanted} pods, as spec.autoscaling says"),
         });
-        let last_scale_time = match before {
-            Some(before) if wanted == asked => before.last_scale_time.clone(),
-            None if wanted == asked => None,
-            _ => Some(now.to_string()),
+        let last_scale_time = if wanted == asked {
+            before.and_then(|before| before.last_scale_time.clone())
+        } else {
+            Some(now.to_string())
         };
         let status = AutoscalingStatus {
             desired_replicas: wanted,
@@ -176,6 +176,11 @@ impl Autoscaler {
         let step = (current / IN_PART).max(1);
         (current - step).max(spec.min_replicas)
     }
+}
+
+/// Returns the number of pods within the bounds of the spec.
+pub(super) fn bounded(replicas: i32, spec: Autoscaling) -> i32 {
+    replicas.clamp(spec.min_replicas, spec.max_replicas.max(spec.min_replicas))
 }
 
 /// Returns a larger number of pods for a lag that is so many times as long as wanted.

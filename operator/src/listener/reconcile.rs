@@ -15,7 +15,7 @@ use crate::cache::projection::{CachedObject, Parsed};
 use crate::cache::{Index, Snapshot, owned_key};
 use crate::events::EventDraft;
 use crate::listener::apply;
-use crate::listener::autoscale::{Autoscaler, Load};
+use crate::listener::autoscale::{Autoscaler, Load, bounded};
 use crate::listener::build::{DesiredObject, Kind, ListenerResources};
 use crate::listener::finalizer::FINALIZER;
 use crate::listener::pod_status::PodStatuses;
@@ -58,9 +58,7 @@ impl ListenerState {
         match listener.spec.autoscaling.filter(|_| asked > 0) {
             Some(spec) => {
                 let before = self.scaling_before(listener);
-                before
-                    .map_or(asked, |before| before.desired_replicas)
-                    .clamp(spec.min_replicas, spec.max_replicas.max(spec.min_replicas))
+                bounded(before.map_or(asked, |before| before.desired_replicas), spec)
             }
             None => asked,
         }
@@ -299,7 +297,7 @@ impl Context {
             wanted.extend(resources.bundle(&bundle)?);
         }
         wanted.sort_by(|a, b| match (a.kind, b.kind) {
-            // The last parts first: if there is no room for one more, those that are there stay as they are.
+            // The last parts first: if a quota refuses a new one, the existing parts are unchanged.
             (Kind::BundlePart(a), Kind::BundlePart(b)) => b.cmp(&a),
             (a, b) => a.cmp(&b),
         });

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use crds::bundle::{self, BundleError, CheckedObservers, Inclusion, PackedBundle};
 use crds::config::Redacted;
 use crds::v1alpha1::{Observer, ObserverListener};
-use sha2::{Digest, Sha256};
 use url::Url;
 
 use crate::cache::Snapshot;
@@ -122,7 +121,7 @@ pub fn plan(
                 observers.insert(observer, evaluation_of(result.inclusion));
             }
             let id = BundleId {
-                hash: hash(made.text.reveal()),
+                hash: bundle::hash(made.text.reveal().as_bytes()),
                 parts: made.packed.parts().len(),
             };
             Plan {
@@ -253,16 +252,6 @@ fn rejection(error: &BundleError) -> Rejection {
         reason: reason.to_owned(),
         message: error.to_string(),
     }
-}
-
-fn hash(text: &str) -> String {
-    use std::fmt::Write as _;
-    let mut hash = String::with_capacity(64);
-    for byte in Sha256::digest(text.as_bytes()) {
-        // Writing to a String does not fail.
-        let _ = write!(hash, "{byte:02x}");
-    }
-    hash
 }
 
 #[cfg(test)]

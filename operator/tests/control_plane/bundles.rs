@@ -6,13 +6,14 @@ use crds::bundle::{BUNDLE_KEY, HASH_ANNOTATION, PARTS_ANNOTATION, part_name, unp
 use crds::v1alpha1::Observer;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::rbac::v1::Role;
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 use serde_json::json;
 
 use testkit::wait::eventually;
 
 use super::room::{Room, until};
+use crate::golden::large_spec;
 
 /// Names of the Secrets of a listener's bundle, the first of which is there.
 async fn parts(room: &Room, listener: &str) -> Vec<String> {
@@ -44,22 +45,8 @@ pub(super) async fn bundle_text(room: &Room, listener: &str) -> String {
     .await
 }
 
-/// Letters of a text, at random, so that it hardly compresses.
-const LETTERS: &[u8; 64] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
-
 async fn large_observer(room: &Room, name: &str, bytes: usize, random: &mut StdRng) {
-    let mut actions = Vec::new();
-    for n in 0..bytes.div_ceil(60_000) {
-        let body: String = (0..60_000)
-            .map(|_| char::from(LETTERS[random.random_range(0..64)]))
-            .collect();
-        let url = json!({ "value": "https://hooks.example.com/a" });
-        actions.push(json!({ "name": format!("a{n}"), "webhook": { "url": url, "body": body } }));
-    }
-    let spec = json!({ "spec": {
-        "events": { "entity": "public.orders" },
-        "actions": actions,
-    } });
+    let spec = json!({ "spec": large_spec(bytes, random) });
     room.apply::<Observer>(name, spec).await;
 }
 

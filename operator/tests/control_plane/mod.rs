@@ -8,7 +8,7 @@ mod borders;
 mod bundles;
 mod ends;
 mod kstatus;
-mod plane;
+pub(crate) mod plane;
 mod pods;
 mod rest;
 mod room;

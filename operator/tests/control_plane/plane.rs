@@ -15,6 +15,17 @@ use testkit::wait::STALLED;
 
 use super::room::until;
 
+/// A client of the control plane, in the name of an account if one is given.
+pub(crate) async fn client(plane: &ControlPlane, account: Option<(&str, &str)>) -> Client {
+    let kubeconfig = Kubeconfig::read_from(plane.kubeconfig()).unwrap();
+    let options = KubeConfigOptions::default();
+    let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
+    let mut config = config.unwrap();
+    config.auth_info.impersonate =
+        account.map(|(namespace, name)| format!("system:serviceaccount:{namespace}:{name}"));
+    Client::try_from(config).unwrap()
+}
+
 /// A control plane that the operator can work in.
 pub(super) struct Plane(ControlPlane);
 
@@ -24,10 +35,7 @@ impl Plane {
     }
 
     pub(super) async fn client(&self) -> Client {
-        let kubeconfig = Kubeconfig::read_from(self.0.kubeconfig()).unwrap();
-        let options = KubeConfigOptions::default();
-        let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
-        Client::try_from(config.unwrap()).unwrap()
+        client(&self.0, None).await
     }
 
     /// Makes the custom resources known.
