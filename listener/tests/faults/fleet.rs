@@ -1,6 +1,9 @@
 //! Processes that are killed again and again, lose their Leases, or reject their configuration.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
 
 use testkit::http_sink::{Behaviour, Sink};
 use testkit::memory_cgroup::MemoryCgroup;
@@ -17,6 +20,10 @@ const SHARDS: usize = 8;
 /// What a process has of memory, in bytes: enough for small events, and not for all of these large ones, 4 MB each.
 const MEMORY: u64 = 64 << 20;
 const BIG_ROWS: usize = 16;
+const MOST_ROWS: usize = 3 * BIG_ROWS;
+
+/// After so long, a process has read what it is given.
+const FITS: Duration = Duration::from_secs(20);
 
 /// Time between two starts of a process after which they do not count as one: they are told by their
 /// seconds.
@@ -52,15 +59,25 @@ async fn process_that_is_out_of_memory_again_and_again() {
     let start = || Process::start_in_cgroup(&args, &config.path(), &cgroup);
     let mut process = start();
     watch.reads_all().await;
-    db.run(&format!(
-        "insert into big select n, repeat('x', 4000000) from generate_series(1, {BIG_ROWS}) n"
-    ))
-    .await;
-    // Each time it comes back, it reads the same events.
+    let rows = AtomicUsize::new(0);
+    let insert = async || {
+        let from = rows.fetch_add(BIG_ROWS, Ordering::Relaxed);
+        let numbers = format!("generate_series({from} + 1, {from} + {BIG_ROWS}) n");
+        db.run(&format!(
+            "insert into big select n, repeat('x', 4000000) from {numbers}"
+        ))
+        .await;
+    };
+    insert().await;
+    // Each time it comes back, it reads the same events. As many as just fit are possible: then there are more.
     let restarting = async {
         loop {
             let started = Instant::now();
-            process.ends().await;
+            while timeout(FITS, process.ends()).await.is_err() {
+                if rows.load(Ordering::Relaxed) < MOST_ROWS {
+                    insert().await;
+                }
+            }
             eventually("the last start is a while ago", async || {
                 (started.elapsed() > APART).then_some(())
             })
@@ -83,7 +100,7 @@ async fn process_that_is_out_of_memory_again_and_again() {
     }
     firing.ends().await;
     eventually("all is delivered", async || {
-        (sink.received().len() >= BIG_ROWS).then_some(())
+        (sink.received().len() >= rows.load(Ordering::Relaxed)).then_some(())
     })
     .await;
     process.stop().await;

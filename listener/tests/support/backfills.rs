@@ -58,7 +58,7 @@ pub(crate) fn never_older(sink: &Sink) -> BTreeMap<i64, usize> {
     reads
 }
 
-/// Starts a backfill of `kv`, which has rows with the keys 2000 to 9999 that nobody changes, and kills the process that
+/// Starts a backfill of `kv`, which has rows with the keys 2000 to 5999 that nobody changes, and kills the process that
 /// works on it again and again while writers are at work. Checks that each row is in the log once, all are told, and
 /// none is older than what was told before. Returns the last process.
 pub(crate) async fn goes_on_after_kills(
@@ -69,7 +69,7 @@ pub(crate) async fn goes_on_after_kills(
 ) -> Process {
     let mut random = StdRng::seed_from_u64(seed);
     let detached = ["start", "--yes", "--detach", "--table", "public.kv"];
-    backfill(config, &[&detached[..], &["--rate", "8000"]].concat())
+    backfill(config, &[&detached[..], &["--rate", "4000"]].concat())
         .await
         .ok();
     let read_rows = async || -> i64 {
@@ -80,9 +80,9 @@ pub(crate) async fn goes_on_after_kills(
     };
     for _ in 0..4 {
         let before = read_rows().await;
-        let more = random.random_range(1..1500);
+        let more = random.random_range(1..800);
         eventually("the backfill goes on", async || {
-            (read_rows().await >= (before + more).min(8_000)).then_some(())
+            (read_rows().await >= (before + more).min(4_000)).then_some(())
         })
         .await;
         tokio::time::sleep(Duration::from_millis(random.random_range(0..100))).await;
@@ -110,7 +110,7 @@ pub(crate) async fn goes_on_after_kills(
     assert_eq!(twice, 0, "each row is in the log once");
     eventually("all rows are told", async || {
         let reads = never_older(sink);
-        (reads.keys().filter(|key| **key >= 2000).count() == 8_000).then_some(())
+        (reads.keys().filter(|key| **key >= 2000).count() == 4_000).then_some(())
     })
     .await;
     process
