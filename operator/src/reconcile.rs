@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
+use tokio::sync::Semaphore;
 
 use crate::cache::Index;
 use crate::listener::ListenerState;
@@ -17,6 +18,9 @@ use crate::secrets::Secrets;
 use crate::telemetry::metrics::Metrics;
 use crate::work_queue::ReconcileAction;
 
+/// Most bundles that are compiled at once.
+const COMPILATIONS: usize = 2;
+
 /// Context that all reconciles share.
 pub struct Context {
     pub(crate) client: Client,
@@ -27,6 +31,8 @@ pub struct Context {
     pub(crate) installation: Installation,
     pub(crate) states: Mutex<HashMap<ObjectRef, ListenerState>>,
     pub(crate) metrics: Metrics,
+    /// Bundles that are compiled at once; each takes several times the memory of its text.
+    pub(crate) compiling: Semaphore,
 }
 
 /// Result of a reconcile that did not fail.
@@ -44,6 +50,9 @@ pub enum ReconcileError {
     /// Secrets could not be read.
     #[error("cannot read Secrets: {0}")]
     Secrets(#[source] kube::Error),
+    /// The bundle could not be compiled: a fault of this program.
+    #[error("the compilation of the bundle has ended early: {0}")]
+    Compile(#[source] tokio::task::JoinError),
     /// An object could not be written.
     #[error(transparent)]
     Apply(#[from] ApplyError),
@@ -99,6 +108,7 @@ impl Context {
             installation,
             states: Mutex::default(),
             metrics,
+            compiling: Semaphore::new(COMPILATIONS),
         })
     }
 

@@ -7,6 +7,9 @@
     reason = "a test may panic"
 )]
 
+mod chart;
 mod control_plane;
+mod editor;
 mod golden;
 mod rights;
+mod versions;

@@ -3,22 +3,18 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use k8s_openapi::api::authorization::v1::{
     ResourceRule, SelfSubjectRulesReview, SelfSubjectRulesReviewSpec,
 };
-use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
-use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
-use kube::{Api, Client};
+use kube::Api;
+use kube::api::PostParams;
 use observer_operator::listener::build::ListenerResources;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use testkit::servers::control_plane::ControlPlane;
 use testkit::wait::eventually;
 
+use crate::chart::{Release, apply, delete};
 use crate::control_plane::plane::client;
 use crate::golden::{compare_text, installation, listener};
 
@@ -65,64 +61,6 @@ fn lines(rule: &ResourceRule) -> Vec<String> {
     groups.iter().flat_map(of).collect()
 }
 
-fn helm() -> PathBuf {
-    if let Some(helm) = std::env::var_os("HELM") {
-        return helm.into();
-    }
-    let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("../e2e/cluster/build");
-    let output = Command::new(build).output().unwrap();
-    assert!(output.status.success());
-    Path::new(String::from_utf8(output.stdout).unwrap().trim()).join("helm")
-}
-
-/// What the chart makes of the operator's account and its rights.
-fn chart(options: &[&str]) -> Vec<Value> {
-    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/observer-operator");
-    let rendered = Command::new(helm())
-        .arg("template")
-        .arg("shop")
-        .arg(chart)
-        .args(["--namespace", NAMESPACES[0].0, "--kube-version", "1.34.0"])
-        .args(["--show-only", "templates/rbac.yaml"])
-        .args(["--show-only", "templates/serviceaccount.yaml"])
-        .args(options)
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&rendered.stderr);
-    assert!(rendered.status.success(), "{said}");
-    let text = String::from_utf8(rendered.stdout).unwrap();
-    serde_yaml_ng::Deserializer::from_str(&text)
-        .map(|document| Value::deserialize(document).unwrap())
-        .filter(|document| !document.is_null())
-        .collect()
-}
-
-fn api(client: &Client, object: &Value) -> Api<DynamicObject> {
-    let resource = match object["kind"].as_str().unwrap() {
-        "ServiceAccount" => ApiResource::erase::<ServiceAccount>(&()),
-        "Role" => ApiResource::erase::<Role>(&()),
-        "RoleBinding" => ApiResource::erase::<RoleBinding>(&()),
-        "ClusterRole" => ApiResource::erase::<ClusterRole>(&()),
-        "ClusterRoleBinding" => ApiResource::erase::<ClusterRoleBinding>(&()),
-        "Namespace" => ApiResource::erase::<Namespace>(&()),
-        other => panic!("{other}"),
-    };
-    match object["metadata"]["namespace"].as_str() {
-        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
-        None => Api::all_with(client.clone(), &resource),
-    }
-}
-
-async fn apply(client: &Client, object: &Value) {
-    let name = object["metadata"]["name"].as_str().unwrap();
-    let parameters = PatchParams::apply("test").force();
-    let patch = Patch::Apply(object);
-    api(client, object)
-        .patch(name, &parameters, &patch)
-        .await
-        .unwrap();
-}
-
 /// Writes the rights of an account in each namespace, without those that every account has.
 async fn write_rights(plane: &ControlPlane, text: &mut String, title: &str, account: (&str, &str)) {
     writeln!(text, "# {title}").unwrap();
@@ -151,15 +89,22 @@ async fn rights_in_a_control_plane_are_those_listed() {
         apply(&admin, &object).await;
     }
     let mut text = String::new();
-    let operator = (NAMESPACES[0].0, "shop-observer-operator");
+    let release = Release {
+        name: "shop",
+        namespace: NAMESPACES[0].0,
+    };
+    let operator = (release.namespace, "shop-observer-operator");
     for (title, options) in [
-        ("The operator of all namespaces", &[][..]),
+        (
+            "The operator of all namespaces",
+            &["--set", "watch.allNamespaces=true"][..],
+        ),
         (
             "The operator of one namespace",
             &["--set", "watch.namespaces={web}"][..],
         ),
     ] {
-        let objects = chart(options);
+        let objects = release.render(&["rbac.yaml", "serviceaccount.yaml"], options);
         for object in &objects {
             apply(&admin, object).await;
         }
@@ -172,9 +117,7 @@ async fn rights_in_a_control_plane_are_those_listed() {
         .await;
         write_rights(&plane, &mut text, title, operator).await;
         for object in &objects {
-            let name = object["metadata"]["name"].as_str().unwrap();
-            let parameters = DeleteParams::default();
-            api(&admin, object).delete(name, &parameters).await.unwrap();
+            delete(&admin, object).await;
         }
         eventually("the rights are gone", async || {
             let own = rights(&plane, operator, "web").await;

@@ -9,6 +9,11 @@
 {{- end -}}
 {{- end -}}
 
+{{- /* The same for objects of the cluster that several installations of one name have. */ -}}
+{{- define "observer-operator.clusterName" -}}
+{{- printf "%s-%s" .Release.Namespace (include "observer-operator.fullname" .) -}}
+{{- end -}}
+
 {{- define "observer-operator.selectorLabels" -}}
 app.kubernetes.io/name: observer-operator
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -35,6 +40,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
 {{- else -}}
 {{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Namespaces that it serves, with commas between them; nothing for all. */ -}}
+{{- define "observer-operator.namespaces" -}}
+{{- if and .Values.watch.allNamespaces .Values.watch.namespaces -}}
+{{- fail "watch.allNamespaces serves all namespaces: leave watch.namespaces empty, or set watch.allNamespaces to false" -}}
+{{- end -}}
+{{- if not .Values.watch.allNamespaces -}}
+{{- .Values.watch.namespaces | default (list .Release.Namespace) | join "," -}}
 {{- end -}}
 {{- end -}}
 

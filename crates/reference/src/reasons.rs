@@ -79,6 +79,11 @@ pub const OF_OBSERVER: [(&str, &str); 6] = [
 /// Reasons that say that all is well, or that something happens as you asked for.
 pub const NORMAL: &[Reason] = &[
     reason("Accepted", "The observer is valid.", ""),
+    reason(
+        "SecretsInline",
+        "All is well, but a field holds what looks like a secret as a `value`: whoever may view the resource reads it. The message names the fields.",
+        "Move it into a Secret, name that by `secretKeyRef`, and renew it at its issuer.",
+    ),
     reason("ResolvedRefs", "All Secrets exist.", ""),
     reason("Programmed", "The observer runs.", ""),
     reason(
@@ -194,7 +199,7 @@ pub const FAULTS: &[Reason] = &[
     reason(
         "BundleUnreadable",
         "The pod cannot read its configuration.",
-        "Check how the Secret is mounted and the log of the pod.",
+        "See the log of the pod, and whether its Role names the Secrets of the bundle.",
     ),
     reason(
         "BundleInvalid",

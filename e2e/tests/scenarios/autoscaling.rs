@@ -74,7 +74,7 @@ async fn load_that_is_too_much_for_a_pod_brings_more() {
 }
 
 /// The number of pods that the operator has decided on.
-async fn desired(room: &Room) -> Result<i32> {
+pub(super) async fn desired(room: &Room) -> Result<i32> {
     let listener = room.api::<ObserverListener>().get(LISTENER).await?;
     let status = listener.status.and_then(|status| status.autoscaling);
     Ok(status.context("nothing is decided yet")?.desired_replicas)

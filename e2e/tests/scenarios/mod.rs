@@ -2,9 +2,11 @@
 
 mod autoscaling;
 mod beginning;
+mod burst;
 mod changes;
 mod chaos;
 mod conditions;
+mod crowd;
 mod failover;
 mod faults;
 mod getting_started;

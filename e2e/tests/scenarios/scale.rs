@@ -1,5 +1,5 @@
-//! Five hundred listeners on a control plane whose pods nobody schedules: what they cost the
-//! operator and the API server, to get there and at rest. The operator runs as a process here.
+//! Many listeners on a control plane whose pods nobody schedules: what they cost the operator and the API server, to get
+//! there, at rest, and after a restart of the operator, which runs as a process here.
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -12,7 +12,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use http::Request;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::Api;
-use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::api::{DeleteParams, ListParams, ObjectMeta, PostParams};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -22,21 +22,22 @@ use crate::support::room::{Room, scenario};
 use crate::support::wait::until;
 use crate::support::{figures, image, installation, repository, resources};
 
-/// Listeners, each with an observer.
-const LISTENERS: usize = 500;
+/// Listeners, each with an observer: few, and four times as many in the same run.
+const LISTENERS: [usize; 2] = [500, 2000];
 
 /// Requests under way at once while they are made.
 const ABREAST: usize = 16;
 
-/// Longest until all of them are as they will stay.
-const STEADY: Duration = Duration::from_secs(400);
+/// Longest until all of them are as they will stay, for each hundred: the controllers of Kubernetes make Deployments at
+/// a bounded rate.
+const STEADY: Duration = Duration::from_secs(80);
 
 /// How long the rest is watched.
 const REST: Duration = Duration::from_mins(1);
 
-/// Most memory of the operator, in KiB. The goal of 60 MB is for a release build; the pages of code
-/// and data of the unoptimised one that is tested are half as much again.
-const MEMORY: u64 = 90 * 1024;
+/// Most memory of the operator with [`LISTENERS`] of each number, in KiB. The goal of 60 MB for 500 is for a release
+/// build; the pages of code and data of the unoptimised one that is tested are half as much again.
+const MEMORY: [u64; 2] = [90 * 1024, 180 * 1024];
 
 /// Verbs that change something.
 const WRITES: [&str; 5] = ["POST", "PUT", "PATCH", "APPLY", "DELETE"];
@@ -157,77 +158,277 @@ fn listed(requests: &Requests) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a cluster: make e2e"]
-async fn control_plane_bears_five_hundred_listeners() {
+async fn control_plane_bears_two_thousand_listeners() {
     scenario("scale", async |room| {
         installation::defined(&room.cluster).await?;
         no_database(room).await?;
-        let operator = Operator::start(room)?;
-        let before = requests(room).await?;
-        let start = Instant::now();
-        make(room).await?;
-        figure(&format!(
-            "{LISTENERS} listeners and observers made in {}",
-            seconds(start.elapsed())
-        ));
-        settled(room).await?;
-        let steady = start.elapsed();
-        let after = requests(room).await?;
-        let applied = between(&before, &after, &["APPLY", "PATCH"]);
-        let total: u64 = applied.values().sum();
-        figure(&format!(
-            "  steady after {} from the first; {:.1} writes for a listener with its observer ({}); \
-             operator {} MB, at most {} MB",
-            seconds(steady),
-            per_listener(total),
-            listed(&applied),
-            operator.memory("VmRSS:")? / 1024,
-            operator.memory("VmHWM:")? / 1024,
-        ));
-        figure(&format!("  reconciles: {:?}", operator.reconciles().await?));
-        rests(room).await?;
-        figure(&format!("  reconciles: {:?}", operator.reconciles().await?));
-        let (now, most) = (operator.memory("VmRSS:")?, operator.memory("VmHWM:")?);
-        figure(&format!(
-            "  operator at rest {} MB, at most {} MB (goal: 60 MB)",
-            now / 1024,
-            most / 1024
-        ));
-        ensure!(most < MEMORY, "the operator took {most} KiB");
-        all_go(room).await
+        for (listeners, most) in LISTENERS.into_iter().zip(MEMORY) {
+            bears(room, Crowd(listeners), most).await?;
+        }
+        Ok(())
     })
     .await;
 }
 
-#[expect(clippy::cast_precision_loss, reason = "for people")]
-fn per_listener(total: u64) -> f64 {
-    total as f64 / LISTENERS as f64
+/// A number of listeners.
+#[derive(Clone, Copy)]
+struct Crowd(usize);
+
+async fn bears(room: &Room, crowd: Crowd, most: u64) -> Result<()> {
+    let operator = Operator::start(room)?;
+    let before = requests(room).await?;
+    let start = Instant::now();
+    crowd.make(room).await?;
+    figure(&format!(
+        "{} listeners and observers made in {}",
+        crowd.0,
+        seconds(start.elapsed())
+    ));
+    crowd.settled(room).await?;
+    let steady = start.elapsed();
+    let after = requests(room).await?;
+    let applied = between(&before, &after, &["APPLY", "PATCH"]);
+    let total: u64 = applied.values().sum();
+    figure(&format!(
+        "  steady after {} from the first; {:.1} writes for a listener with its observer ({}); \
+         operator {} MB, at most {} MB",
+        seconds(steady),
+        crowd.share(total),
+        listed(&applied),
+        operator.memory("VmRSS:")? / 1024,
+        operator.memory("VmHWM:")? / 1024,
+    ));
+    figure(&format!("  reconciles: {:?}", operator.reconciles().await?));
+    crowd.rests(room).await?;
+    figure(&format!("  reconciles: {:?}", operator.reconciles().await?));
+    let highest = operator.memory("VmHWM:")?;
+    figure(&format!(
+        "  operator at rest {} MB, at most {} MB",
+        operator.memory("VmRSS:")? / 1024,
+        highest / 1024
+    ));
+    ensure!(highest < most, "the operator took {highest} KiB");
+    drop(operator);
+    let operator = crowd.looked_at_again(room).await?;
+    crowd.all_go(room).await?;
+    drop(operator);
+    Ok(())
 }
 
-async fn make(room: &Room) -> Result<()> {
-    let (listeners, observers) = (room.api::<ObserverListener>(), room.api::<Observer>());
-    stream::iter(0..LISTENERS)
-        .map(|number| {
-            let (listeners, observers) = (&listeners, &observers);
-            async move {
-                let name = format!("l{number}");
-                let mut listener = resources::listener(&name, 1);
-                listener["spec"]["observerSelector"] = json!({"matchLabels": {"app": name}});
-                listener["spec"]["podTemplate"] =
-                    json!({"nodeSelector": {"example.com/none": "x"}});
-                let mut observer = resources::observer(&name, "http://sink");
-                observer["metadata"]["labels"] = json!({"app": name});
-                observer["spec"]["actions"] = json!([{"name": "note", "log": {}}]);
-                create(listeners, &listener).await?;
-                create(observers, &observer).await
+impl Crowd {
+    #[expect(clippy::cast_precision_loss, reason = "for people")]
+    fn share(self, total: u64) -> f64 {
+        total as f64 / self.0 as f64
+    }
+
+    /// Longest until something is so for all of them.
+    fn patience(self) -> Duration {
+        STEADY * u32::try_from(self.0.div_ceil(100)).unwrap_or(u32::MAX)
+    }
+
+    /// Waits until all of them are as they will stay; fails where that took longer than it may.
+    async fn steady(self, what: &str, mut look: impl AsyncFnMut() -> Result<()>) -> Result<()> {
+        let (most, start) = (self.patience(), Instant::now());
+        loop {
+            // One wait has a bound of its own.
+            let waited = until(what, most, &mut look).await;
+            let took = start.elapsed();
+            if waited.is_err() && took < most {
+                continue;
             }
+            waited?;
+            ensure!(took <= most, "{what} only after {}", seconds(took));
+            return Ok(());
+        }
+    }
+
+    async fn make(self, room: &Room) -> Result<()> {
+        let (listeners, observers) = (room.api::<ObserverListener>(), room.api::<Observer>());
+        stream::iter(0..self.0)
+            .map(|number| {
+                let (listeners, observers) = (&listeners, &observers);
+                async move {
+                    let name = format!("l{number}");
+                    let mut listener = resources::listener(&name, 1);
+                    listener["spec"]["observerSelector"] = json!({"matchLabels": {"app": name}});
+                    listener["spec"]["podTemplate"] =
+                        json!({"nodeSelector": {"example.com/none": "x"}});
+                    let mut observer = resources::observer(&name, "http://sink");
+                    observer["metadata"]["labels"] = json!({"app": name});
+                    observer["spec"]["actions"] = json!([{"name": "note", "log": {}}]);
+                    create(listeners, &listener).await?;
+                    create(observers, &observer).await
+                }
+            })
+            .buffer_unordered(ABREAST)
+            .try_collect::<Vec<()>>()
+            .await
+            .map(drop)
+    }
+
+    /// Waits until every listener and observer has a status and a Deployment.
+    async fn settled(self, room: &Room) -> Result<()> {
+        let all = ListParams::default();
+        self.steady("every listener has all that it should have", async || {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let listeners = room.api::<ObserverListener>().list(&all).await?.items;
+            let told = listeners.iter().filter(|listener| {
+                let status = listener.status.as_ref();
+                status.is_some_and(|status| {
+                    status.config_hash.is_some() && status.observers.selected == 1
+                })
+            });
+            let deployments = room.api::<Deployment>().list_metadata(&all).await?.items;
+            let observers = room.api::<Observer>().list(&all).await?.items;
+            let chosen = observers.iter().filter(|observer| {
+                let status = observer.status.as_ref();
+                status.is_some_and(|status| status.listeners.len() == 1)
+            });
+            let (told, chosen, made) = (told.count(), chosen.count(), deployments.len());
+            ensure!(
+                told == self.0 && chosen == self.0 && made == self.0,
+                "{told} listeners and {chosen} observers have a status, {made} have a Deployment"
+            );
+            Ok(())
         })
-        .buffer_unordered(ABREAST)
-        .try_collect::<Vec<()>>()
         .await
-        .map(drop)
+    }
+
+    /// Watches the rest: nobody writes anything but Leases.
+    async fn rests(self, room: &Room) -> Result<()> {
+        // Deployments say once, after two minutes, that they do not get on, and so do listeners.
+        let deployments = room.api::<Deployment>();
+        self.steady("the cluster has nothing more to say", async || {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let all = deployments.list(&ListParams::default()).await?.items;
+            let stuck = all.iter().filter(|deployment| {
+                let status = deployment.status.as_ref();
+                let conditions = status.and_then(|status| status.conditions.as_ref());
+                conditions.is_some_and(|conditions| {
+                    conditions
+                        .iter()
+                        .any(|one| one.reason.as_deref() == Some("ProgressDeadlineExceeded"))
+                })
+            });
+            let stuck = stuck.count();
+            ensure!(stuck == self.0, "{stuck} Deployments have given up");
+            let before = requests(room).await?;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let wrote = between(&before, &requests(room).await?, &WRITES);
+            ensure!(wrote.is_empty(), "written within 5 s: {}", listed(&wrote));
+            Ok(())
+        })
+        .await?;
+        let before = requests(room).await?;
+        // A time of rest is what is measured.
+        tokio::time::sleep(REST).await;
+        let after = requests(room).await?;
+        let wrote = between(&before, &after, &WRITES);
+        let read = between(&before, &after, &["GET", "LIST", "WATCH"]);
+        figure(&format!(
+            "  at rest for {} s: {} writes {}; reads: {}",
+            REST.as_secs(),
+            wrote.values().sum::<u64>(),
+            listed(&wrote),
+            listed(&read),
+        ));
+        ensure!(wrote.is_empty(), "written at rest: {}", listed(&wrote));
+        Ok(())
+    }
+
+    /// Starts another operator, and waits until it has looked at all of them. It applies each object once, as it does not
+    /// know what the one before applied; none of them changes by that.
+    async fn looked_at_again(self, room: &Room) -> Result<Operator> {
+        let (before, versions) = (requests(room).await?, versions(room).await?);
+        let start = Instant::now();
+        let operator = Operator::start(room)?;
+        self.steady(
+            "the next operator has looked at every listener",
+            async || {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                let reconciles = operator.reconciles().await?;
+                let done = reconciles
+                    .iter()
+                    .filter(|(labels, _)| labels.contains("ObserverListener"));
+                let done: u64 = done.map(|(_, count)| count).sum();
+                ensure!(done >= self.0 as u64, "{done} were looked at");
+                Ok(())
+            },
+        )
+        .await?;
+        let wrote = between(&before, &requests(room).await?, &WRITES);
+        figure(&format!(
+            "  after a restart of the operator, all looked at within {}; written: {}; operator at most {} MB",
+            seconds(start.elapsed()),
+            listed(&wrote),
+            operator.memory("VmHWM:")? / 1024
+        ));
+        ensure!(
+            self::versions(room).await? == versions,
+            "a restart of the operator has changed something"
+        );
+        Ok(operator)
+    }
+
+    /// Deletes all of them while the operator is there to let go of them, and waits until their objects are gone too.
+    async fn all_go(self, room: &Room) -> Result<()> {
+        let (listeners, observers) = (room.api::<ObserverListener>(), room.api::<Observer>());
+        let (all, start) = (ListParams::default(), Instant::now());
+        listeners
+            .delete_collection(&DeleteParams::default(), &all)
+            .await?;
+        observers
+            .delete_collection(&DeleteParams::default(), &all)
+            .await?;
+        self.steady("every listener is gone", async || {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let left = [
+                listeners.list_metadata(&all).await?.items.len(),
+                observers.list_metadata(&all).await?.items.len(),
+                room.api::<Deployment>()
+                    .list_metadata(&all)
+                    .await?
+                    .items
+                    .len(),
+            ];
+            ensure!(
+                left == [0; 3],
+                "of listeners, observers and Deployments are left: {left:?}"
+            );
+            Ok(())
+        })
+        .await?;
+        let took = seconds(start.elapsed());
+        figure(&format!("  all deleted in {took}"));
+        Ok(())
+    }
 }
 
-async fn create<K>(api: &Api<K>, value: &Value) -> Result<()>
+/// Versions of all listeners and of their Deployments.
+async fn versions(room: &Room) -> Result<BTreeMap<(String, String), Option<String>>> {
+    let all = ListParams::default();
+    let listeners = room
+        .api::<ObserverListener>()
+        .list_metadata(&all)
+        .await?
+        .items;
+    let deployments = room.api::<Deployment>().list_metadata(&all).await?.items;
+    let of = |kind: &str, meta: ObjectMeta| {
+        (
+            (kind.to_owned(), meta.name.unwrap_or_default()),
+            meta.resource_version,
+        )
+    };
+    let listeners = listeners
+        .into_iter()
+        .map(|one| of("listener", one.metadata));
+    let deployments = deployments
+        .into_iter()
+        .map(|one| of("deployment", one.metadata));
+    Ok(listeners.chain(deployments).collect())
+}
+
+pub(super) async fn create<K>(api: &Api<K>, value: &Value) -> Result<()>
 where
     K: kube::Resource<DynamicType = ()>
         + Clone
@@ -240,105 +441,5 @@ where
     value["kind"] = K::kind(&()).into();
     let made: K = serde_json::from_value(value)?;
     api.create(&PostParams::default(), &made).await?;
-    Ok(())
-}
-
-/// Waits until every listener and observer has a status and a Deployment.
-async fn settled(room: &Room) -> Result<()> {
-    let all = ListParams::default();
-    steady("every listener has all that it should have", async || {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let listeners = room.api::<ObserverListener>().list(&all).await?.items;
-        let told = listeners.iter().filter(|listener| {
-            let status = listener.status.as_ref();
-            status.is_some_and(|status| {
-                status.config_hash.is_some() && status.observers.selected == 1
-            })
-        });
-        let deployments = room.api::<Deployment>().list_metadata(&all).await?.items;
-        let observers = room.api::<Observer>().list(&all).await?.items;
-        let chosen = observers.iter().filter(|observer| {
-            let status = observer.status.as_ref();
-            status.is_some_and(|status| status.listeners.len() == 1)
-        });
-        let (told, chosen, made) = (told.count(), chosen.count(), deployments.len());
-        ensure!(
-            told == LISTENERS && chosen == LISTENERS && made == LISTENERS,
-            "{told} listeners and {chosen} observers have a status, {made} have a Deployment"
-        );
-        Ok(())
-    })
-    .await
-}
-
-/// Waits until all of them are as they will stay; fails where that took longer than it may.
-async fn steady(what: &str, look: impl AsyncFnMut() -> Result<()>) -> Result<()> {
-    let ((), took) = until(what, STEADY, look).await?;
-    ensure!(took <= STEADY, "{what} only after {}", seconds(took));
-    Ok(())
-}
-
-/// Watches the rest: nobody writes anything but Leases.
-async fn rests(room: &Room) -> Result<()> {
-    // Deployments say once, after two minutes, that they do not get on, and so do listeners.
-    let deployments = room.api::<Deployment>();
-    steady("the cluster has nothing more to say", async || {
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        let all = deployments.list(&ListParams::default()).await?.items;
-        let stuck = all.iter().filter(|deployment| {
-            let status = deployment.status.as_ref();
-            let conditions = status.and_then(|status| status.conditions.as_ref());
-            conditions.is_some_and(|conditions| {
-                conditions
-                    .iter()
-                    .any(|one| one.reason.as_deref() == Some("ProgressDeadlineExceeded"))
-            })
-        });
-        let stuck = stuck.count();
-        ensure!(stuck == LISTENERS, "{stuck} Deployments have given up");
-        let before = requests(room).await?;
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        let wrote = between(&before, &requests(room).await?, &WRITES);
-        ensure!(wrote.is_empty(), "written within 5 s: {}", listed(&wrote));
-        Ok(())
-    })
-    .await?;
-    let before = requests(room).await?;
-    // A time of rest is what is measured.
-    tokio::time::sleep(REST).await;
-    let after = requests(room).await?;
-    let wrote = between(&before, &after, &WRITES);
-    let read = between(&before, &after, &["GET", "LIST", "WATCH"]);
-    figure(&format!(
-        "  at rest for {} s: {} writes {}; reads: {}",
-        REST.as_secs(),
-        wrote.values().sum::<u64>(),
-        listed(&wrote),
-        listed(&read),
-    ));
-    ensure!(wrote.is_empty(), "written at rest: {}", listed(&wrote));
-    Ok(())
-}
-
-/// Deletes all of them while the operator is there to let go of them.
-async fn all_go(room: &Room) -> Result<()> {
-    let listeners = room.api::<ObserverListener>();
-    let start = Instant::now();
-    listeners
-        .delete_collection(&DeleteParams::default(), &ListParams::default())
-        .await?;
-    steady("every listener is gone", async || {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let left = listeners
-            .list_metadata(&ListParams::default())
-            .await?
-            .items
-            .len();
-        ensure!(left == 0, "{left} are left");
-        Ok(())
-    })
-    .await?;
-    let took = seconds(start.elapsed());
-    figure(&format!("  all deleted in {took}"));
     Ok(())
 }

@@ -62,6 +62,8 @@ async fn upgrade(cluster: &Cluster) -> Result<Duration> {
             NAMESPACE,
             &set,
             &image,
+            "--set",
+            "watch.allNamespaces=true",
             "--wait",
             "--timeout",
             "3m",

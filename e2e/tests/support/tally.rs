@@ -25,6 +25,8 @@ pub(crate) struct Path {
     pub(crate) unsigned: u64,
     /// Deliveries signed with each secret.
     pub(crate) secrets: BTreeMap<usize, u64>,
+    /// When the first one arrived, in microseconds since 1970.
+    pub(crate) first: i64,
     /// When the last one arrived, in microseconds since 1970.
     pub(crate) last: i64,
     /// Longest time between two arrivals since the last mark, in microseconds.
@@ -56,7 +58,9 @@ pub(crate) struct Tally {
 
 impl Path {
     fn take(&mut self, receipt: Receipt) {
-        if self.last > 0 {
+        if self.last == 0 {
+            self.first = receipt.arrived_at;
+        } else {
             self.longest = self.longest.max(receipt.arrived_at - self.last);
         }
         self.last = receipt.arrived_at;

@@ -217,7 +217,7 @@ impl Context {
     async fn plan(
         &self,
         key: &ObjectRef,
-        listener: &ObserverListener,
+        listener: &Arc<ObserverListener>,
         snapshot: &Snapshot,
         state: &mut ListenerState,
     ) -> Result<(DesiredState, Option<Bundle>), ReconcileError> {
@@ -241,7 +241,18 @@ impl Context {
             .read(&self.client, &self.index, &secrets)
             .await
             .map_err(ReconcileError::Secrets)?;
-        let plan = validate::plan(key, listener, snapshot, &values, &mut state.checked);
+        // Of thousands of observers this takes a while, in which the runtime has other work.
+        let _turn = self.compiling.acquire().await;
+        let compiling = tokio::task::spawn_blocking({
+            let (key, listener, snapshot) = (key.clone(), Arc::clone(listener), snapshot.clone());
+            let mut checked = std::mem::take(&mut state.checked);
+            move || {
+                let plan = validate::plan(&key, &listener, &snapshot, &values, &mut checked);
+                (plan, checked)
+            }
+        });
+        let (plan, checked) = compiling.await.map_err(ReconcileError::Compile)?;
+        state.checked = checked;
         let desired = DesiredState {
             inputs,
             secrets,

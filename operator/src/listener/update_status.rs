@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crds::inline_secrets::inline_secrets;
 use crds::v1alpha1::{ObserverListener, ObserverListenerStatus};
 use tokio::time::Instant;
 
@@ -66,6 +67,7 @@ impl Context {
             stalled_after: spec.stalled_after.duration(),
             unowned_since: &state.unowned_since,
             search: spec.search.is_some(),
+            inline: &inline_secrets(spec),
             rejection: bundle.as_ref().err(),
             bundle: bundle.as_ref().ok().map(|id| &*id.hash),
             deployment: deployment.as_ref(),
@@ -149,6 +151,7 @@ impl Context {
             stalled_after: Duration::MAX,
             unowned_since: &UnownedShards::default(),
             search: false,
+            inline: &[],
             rejection: Some(&rejection),
             bundle: None,
             deployment: None,

@@ -2,4 +2,5 @@
 
 pub mod evaluation;
 mod reconcile;
+pub mod secrets_inline;
 pub mod status;

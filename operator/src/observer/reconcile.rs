@@ -1,5 +1,6 @@
 //! Updates the status of an observer.
 
+use crds::inline_secrets::inline_secrets;
 use crds::v1alpha1::{Observer, ObserverStatus};
 
 use super::status;
@@ -38,7 +39,12 @@ impl Context {
             Parsed::Invalid(invalid) => (&none, Some(&*invalid.error)),
         };
         let generation = meta.generation.unwrap_or_default();
-        let status = status::compute_status(generation, unreadable, &evaluations, before, now());
+        let inline = match &held {
+            Parsed::Valid(observer) => inline_secrets(&observer.spec),
+            Parsed::Invalid(_) => Vec::new(),
+        };
+        let status =
+            status::compute_status(generation, unreadable, &inline, &evaluations, before, now());
         if status == *before {
             return Ok(ReconcileResult::with(ReconcileAction::AwaitChange));
         }

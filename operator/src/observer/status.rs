@@ -8,6 +8,7 @@ use crate::conditions::{ConditionStatus, ConditionValue, RECONCILING, STALLED, c
 use crate::listener::validate::BUNDLE_TOO_LARGE;
 use crate::object_ref::ObjectRef;
 use crate::observer::evaluation::{ObserverEvaluation, Tracked};
+use crate::observer::secrets_inline::{SECRETS_INLINE, in_plain_sight};
 
 /// Most listeners that a status lists.
 const MAX_LISTENERS: usize = 64;
@@ -16,11 +17,13 @@ const MAX_LISTENERS: usize = 64;
 const AS_ASKED: [&str; 2] = ["Suspended", "ScaledToZero"];
 
 /// Computes the status from the evaluations of the listeners that select the observer, and from the
-/// status before. `unreadable` says why it does not parse, if so.
+/// status before. `unreadable` says why it does not parse, if so, and `inline` which of its fields hold secrets in
+/// plain sight.
 #[must_use]
 pub fn compute_status(
     generation: i64,
     unreadable: Option<&str>,
+    inline: &[String],
     evaluations: &[(ObjectRef, ObserverEvaluation)],
     before: &ObserverStatus,
     now: Timestamp,
@@ -53,7 +56,7 @@ pub fn compute_status(
     let ran = lately("Programmed").is_some_and(|condition| condition.status == "True");
     let tracked = lately("Tracked").and_then(ConditionValue::of);
     let say = |type_: &str, value| condition(&before.conditions, type_, value, generation, now);
-    let (accepted, programmed) = (said.accepted(unreadable), said.programmed(ran));
+    let (accepted, programmed) = (said.accepted(unreadable, inline), said.programmed(ran));
     let kstatus = kstatus(&accepted, &programmed);
     let conditions = [
         say("Accepted", accepted),
@@ -99,7 +102,7 @@ struct Said<'a> {
 }
 
 impl Said<'_> {
-    fn accepted(&self, unreadable: Option<&str>) -> ConditionValue {
+    fn accepted(&self, unreadable: Option<&str>, inline: &[String]) -> ConditionValue {
         let invalid = self
             .evaluations
             .iter()
@@ -113,7 +116,11 @@ impl Said<'_> {
         if self.evaluations.is_empty() {
             return self.not_selected(ConditionStatus::Unknown);
         }
-        ConditionValue::new(ConditionStatus::True, "Accepted", "the spec is valid")
+        if inline.is_empty() {
+            return ConditionValue::new(ConditionStatus::True, "Accepted", "the spec is valid");
+        }
+        let message = format!("the spec is valid, but {}", in_plain_sight(inline));
+        ConditionValue::new(ConditionStatus::True, SECRETS_INLINE, message)
     }
 
     fn resolved(&self) -> ConditionValue {
@@ -323,7 +330,7 @@ mod tests {
                 )
             })
             .collect();
-        compute_status(2, None, &evaluations, before, Timestamp::UNIX_EPOCH)
+        compute_status(2, None, &[], &evaluations, before, Timestamp::UNIX_EPOCH)
     }
 
     fn waiting(reason: &str) -> ObserverEvaluation {
@@ -351,6 +358,24 @@ mod tests {
             programmed.message.contains("older ones take it"),
             "{programmed:?}"
         );
+    }
+
+    #[test]
+    fn secrets_in_plain_sight_are_told_and_keep_nothing_from_running() {
+        let inline = ["spec.actions[0].webhook.headers.Authorization".to_owned()];
+        let all = [(ObjectRef::new("shop", "l"), RUNS)];
+        let (before, now) = (ObserverStatus::default(), Timestamp::UNIX_EPOCH);
+        let status = compute_status(2, None, &inline, &all, &before, now);
+        let accepted = find(&status.conditions, "Accepted").unwrap();
+        assert_eq!(
+            (&*accepted.status, &*accepted.reason),
+            ("True", "SecretsInline")
+        );
+        assert!(accepted.message.contains(&inline[0]), "{accepted:?}");
+        // What is wrong is told first.
+        let status = compute_status(2, Some("no spec"), &inline, &all, &before, now);
+        let accepted = find(&status.conditions, "Accepted").unwrap();
+        assert_eq!(accepted.reason, "Invalid");
     }
 
     #[test]

@@ -38,7 +38,7 @@ async fn read(room: &Room, listener: &str) -> Option<String> {
 }
 
 /// The text of a listener's bundle.
-pub(super) async fn bundle_text(room: &Room, listener: &str) -> String {
+pub(crate) async fn bundle_text(room: &Room, listener: &str) -> String {
     eventually("the parts of a bundle belong together", async || {
         read(room, listener).await
     })

@@ -10,6 +10,7 @@ use kube::api::{Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client, Config, CustomResourceExt};
+use tempfile::NamedTempFile;
 use testkit::servers::control_plane::ControlPlane;
 use testkit::wait::STALLED;
 
@@ -27,19 +28,36 @@ pub(crate) async fn client(plane: &ControlPlane, account: Option<(&str, &str)>) 
 }
 
 /// A control plane that the operator can work in.
-pub(super) struct Plane(ControlPlane);
+pub(crate) struct Plane(ControlPlane);
 
 impl Plane {
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self(ControlPlane::start())
     }
 
-    pub(super) async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         client(&self.0, None).await
     }
 
+    /// A client in the name of an account.
+    pub(crate) async fn client_of(&self, namespace: &str, account: &str) -> Client {
+        client(&self.0, Some((namespace, account))).await
+    }
+
+    /// A file by which a program works in the name of an account.
+    fn kubeconfig_of(&self, (namespace, account): (&str, &str)) -> NamedTempFile {
+        let mut kubeconfig = Kubeconfig::read_from(self.0.kubeconfig()).unwrap();
+        for user in &mut kubeconfig.auth_infos {
+            let info = user.auth_info.get_or_insert_default();
+            info.impersonate = Some(format!("system:serviceaccount:{namespace}:{account}"));
+        }
+        let file = NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), serde_yaml_ng::to_string(&kubeconfig).unwrap()).unwrap();
+        file
+    }
+
     /// Makes the custom resources known.
-    pub(super) async fn define(&self, client: &Client) {
+    pub(crate) async fn define(&self, client: &Client) {
         let api: Api<CustomResourceDefinition> = Api::all(client.clone());
         for definition in [ObserverListener::crd(), Observer::crd()] {
             let name = definition.metadata.name.clone().unwrap();
@@ -54,8 +72,8 @@ impl Plane {
     }
 
     /// An operator that has ended holds up no other.
-    pub(super) async fn lease_is_free(&self, client: &Client) {
-        let api: Api<Lease> = Api::namespaced(client.clone(), "default");
+    pub(super) async fn lease_is_free(&self, client: &Client, namespace: &str) {
+        let api: Api<Lease> = Api::namespaced(client.clone(), namespace);
         let lease = api.get("observer-operator").await.unwrap();
         let holder = lease.spec.and_then(|spec| spec.holder_identity);
         assert!(holder.is_none_or(|holder| holder.is_empty()));
@@ -63,14 +81,22 @@ impl Plane {
 }
 
 /// The operator at work.
-pub(super) struct Operator {
+pub(crate) struct Operator {
     child: Child,
     metrics: String,
+    _kubeconfig: Option<NamedTempFile>,
 }
 
 impl Operator {
-    /// Starts the program and waits until it works: in one namespace, or in all.
-    pub(super) async fn start(plane: &Plane, namespace: Option<&str>) -> Self {
+    /// Starts the program and waits until it works: in one namespace or in all, with all rights or with those of an
+    /// account (its namespace and its name).
+    pub(crate) async fn start(
+        plane: &Plane,
+        namespace: Option<&str>,
+        account: Option<(&str, &str)>,
+    ) -> Self {
+        let kubeconfig = account.map(|account| plane.kubeconfig_of(account));
+        let path = kubeconfig.as_ref().map(NamedTempFile::path);
         let port = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = port.local_addr().unwrap();
         drop(port);
@@ -78,7 +104,8 @@ impl Operator {
             .args(["run", "--image", "example.com/observers:1", "--listen"])
             .arg(address.to_string())
             .args(namespace.map(|name| format!("--namespace={name}")))
-            .env("KUBECONFIG", plane.0.kubeconfig())
+            .env("KUBECONFIG", path.unwrap_or(plane.0.kubeconfig()))
+            .envs(account.map(|(namespace, _)| ("POD_NAMESPACE", namespace)))
             .env("POD_NAME", format!("test-{}", std::process::id()))
             .env("OBSERVER_LOG_FORMAT", "text")
             .spawn()
@@ -86,6 +113,7 @@ impl Operator {
         let operator = Self {
             child,
             metrics: format!("http://{address}/metrics"),
+            _kubeconfig: kubeconfig,
         };
         until("the operator works", async || {
             operator.metric("observer_operator_leader").await == Some(1.0)
@@ -110,7 +138,7 @@ impl Operator {
     }
 
     /// Asks it to stop as Kubernetes does, and waits for it to end well.
-    pub(super) fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         let asked = Command::new("kill")
             .args(["-TERM", &self.child.id().to_string()])
             .status();

@@ -20,7 +20,7 @@ pub(super) const PAUSE: Duration = Duration::from_millis(100);
 const PROMISED: Duration = Duration::from_secs(6);
 
 /// Waits for a condition.
-pub(super) async fn until(what: &str, condition: impl AsyncFn() -> bool) {
+pub(crate) async fn until(what: &str, condition: impl AsyncFn() -> bool) {
     eventually(what, async || {
         if condition().await {
             return Some(());
@@ -34,13 +34,13 @@ pub(super) async fn until(what: &str, condition: impl AsyncFn() -> bool) {
 
 /// A namespace.
 #[derive(Clone)]
-pub(super) struct Room {
-    pub(super) client: Client,
-    pub(super) namespace: String,
+pub(crate) struct Room {
+    pub(crate) client: Client,
+    pub(crate) namespace: String,
 }
 
 impl Room {
-    pub(super) async fn new(client: Client, name: &str) -> Self {
+    pub(crate) async fn new(client: Client, name: &str) -> Self {
         let namespace = format!("{name}-{}", std::process::id());
         let api: Api<Namespace> = Api::all(client.clone());
         let object = json!({ "metadata": { "name": namespace } });
@@ -49,7 +49,7 @@ impl Room {
         Self { client, namespace }
     }
 
-    pub(super) fn api<K>(&self) -> Api<K>
+    pub(crate) fn api<K>(&self) -> Api<K>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
     {
@@ -57,7 +57,7 @@ impl Room {
     }
 
     /// Makes or changes something as `kubectl apply` does.
-    pub(super) async fn apply<K>(&self, name: &str, rest: Value) -> K
+    pub(crate) async fn apply<K>(&self, name: &str, rest: Value) -> K
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
@@ -74,7 +74,7 @@ impl Room {
     }
 
     /// A listener on the database of the Secret `db`.
-    pub(super) async fn listener(&self, name: &str, spec: Value) -> ObserverListener {
+    pub(crate) async fn listener(&self, name: &str, spec: Value) -> ObserverListener {
         let mut object = json!({ "spec": { "database": { "url": {
             "secretKeyRef": { "name": "db", "key": "url" },
         } } } });
@@ -85,7 +85,7 @@ impl Room {
     }
 
     /// An observer with one webhook.
-    pub(super) async fn observer(&self, name: &str, url: Value) -> Observer {
+    pub(crate) async fn observer(&self, name: &str, url: Value) -> Observer {
         let spec = json!({ "spec": {
             "events": { "entity": "public.orders" },
             "actions": [{ "name": "send", "webhook": { "url": url } }],
@@ -93,18 +93,18 @@ impl Room {
         self.apply(name, spec).await
     }
 
-    pub(super) async fn secret(&self, name: &str, key: &str, value: &str) {
+    pub(crate) async fn secret(&self, name: &str, key: &str, value: &str) {
         let data = json!({ "stringData": { key: value } });
         self.apply::<Secret>(name, data).await;
     }
 
     /// The Secret of [`Room::listener`]. Nothing answers there.
-    pub(super) async fn database(&self) {
+    pub(crate) async fn database(&self) {
         self.secret("db", "url", "postgres://u:p@127.0.0.1:1/shop")
             .await;
     }
 
-    pub(super) async fn get<K>(&self, name: &str) -> Option<K>
+    pub(crate) async fn get<K>(&self, name: &str) -> Option<K>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
@@ -114,7 +114,7 @@ impl Room {
         self.api().get_opt(name).await.unwrap()
     }
 
-    pub(super) async fn delete<K>(&self, name: &str)
+    pub(crate) async fn delete<K>(&self, name: &str)
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
@@ -125,7 +125,7 @@ impl Room {
         api.delete(name, &DeleteParams::default()).await.unwrap();
     }
 
-    pub(super) async fn edit<K>(&self, name: &str, patch: Value)
+    pub(crate) async fn edit<K>(&self, name: &str, patch: Value)
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
@@ -139,7 +139,7 @@ impl Room {
             .unwrap();
     }
 
-    pub(super) async fn gone<K>(&self, name: &str)
+    pub(crate) async fn gone<K>(&self, name: &str)
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
@@ -151,7 +151,7 @@ impl Room {
     }
 
     /// Waits until a listener says something, and answers with the message.
-    pub(super) async fn listener_says(&self, name: &str, said: [&str; 3]) -> String {
+    pub(crate) async fn listener_says(&self, name: &str, said: [&str; 3]) -> String {
         let look = async || {
             let listener: Option<ObserverListener> = self.get(name).await;
             let status = listener.and_then(|listener| listener.status);
@@ -161,7 +161,7 @@ impl Room {
     }
 
     /// Waits until an observer says something, and answers with the message.
-    pub(super) async fn observer_says(&self, name: &str, said: [&str; 3]) -> String {
+    pub(crate) async fn observer_says(&self, name: &str, said: [&str; 3]) -> String {
         let look = async || {
             let observer: Option<Observer> = self.get(name).await;
             let status = observer.and_then(|observer| observer.status);

@@ -85,7 +85,9 @@ fn row(listener: &ObserverListener, now: i64) -> [String; 11] {
         format!(
             "{}/{}",
             status.map_or(0, |one| one.ready_replicas),
-            listener.spec.replicas
+            status
+                .and_then(|one| one.autoscaling.as_ref())
+                .map_or(listener.spec.replicas, |one| one.desired_replicas)
         ),
         text(status.map(|one| format!("{}/{}", one.observers.programmed, one.observers.selected))),
         text(status.and_then(|one| one.lag.clone())),

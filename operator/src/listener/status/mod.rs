@@ -20,6 +20,7 @@ use crate::conditions::{ConditionStatus, ConditionValue, condition, find, is_tru
 use crate::listener::build::selector_text;
 use crate::object_ref::ObjectRef;
 use crate::observer::evaluation::{ObserverEvaluation, Tracked};
+use crate::observer::secrets_inline::{SECRETS_INLINE, in_plain_sight};
 use ready::ReadinessInput;
 pub use shards::UnownedShards;
 use shards::{describe, lag, owners, shard_statuses};
@@ -72,6 +73,8 @@ pub struct StatusInput<'a> {
     pub unowned_since: &'a UnownedShards,
     /// Whether it has a history.
     pub search: bool,
+    /// Its fields that hold secrets in plain sight.
+    pub inline: &'a [String],
     /// Why it is not run as it is written.
     pub rejection: Option<&'a Rejection>,
     /// The bundle that the pods should run.
@@ -302,7 +305,12 @@ impl<'a> StatusInput<'a> {
     /// Reports that every part runs. Observers of namespaces that do not allow the listener are no part
     /// of it. They are not named: not everybody who sees the listener may see them.
     fn not_degraded(&self) -> ConditionValue {
-        if self.evaluations.values().all(ObserverEvaluation::selected) {
+        let is_whole = self.evaluations.values().all(ObserverEvaluation::selected);
+        if is_whole && !self.inline.is_empty() {
+            let message = format!("every part runs, but {}", in_plain_sight(self.inline));
+            return ConditionValue::new(ConditionStatus::False, SECRETS_INLINE, message);
+        }
+        if is_whole {
             return ConditionValue::new(ConditionStatus::False, "AsExpected", "every part runs");
         }
         let (label, value) = consent(self.namespace);

@@ -16,6 +16,7 @@ pub(super) struct Case {
     pub(super) search: bool,
     shards: u16,
     unowned_since: UnownedShards,
+    inline: Vec<String>,
     rejection: Option<Rejection>,
     deployment: Option<DeploymentInfo>,
     workers: (i32, Option<DeploymentInfo>, Option<i64>),
@@ -33,6 +34,7 @@ impl Case {
             search: false,
             shards: 1,
             unowned_since: UnownedShards::default(),
+            inline: Vec::new(),
             rejection: None,
             deployment: Some(rolled_out(1)),
             workers: (0, None, None),
@@ -60,6 +62,7 @@ impl Case {
             stalled_after: Duration::from_mins(1),
             unowned_since: &self.unowned_since,
             search: self.search,
+            inline: &self.inline,
             rejection: self.rejection.as_ref(),
             bundle: self.rejection.is_none().then_some("new"),
             deployment: self.deployment.as_ref(),
@@ -388,6 +391,21 @@ fn disallowed_namespaces_do_not_degrade() {
     );
     // Whose they are is theirs to tell.
     assert!(!message.contains("crm"), "{message}");
+}
+
+#[test]
+fn secrets_in_plain_sight_are_told_and_degrade_nothing() {
+    let case = Case::but(|case| case.inline = vec!["spec.database.url".to_owned()]);
+    assert!(
+        case.says().contains("False:SecretsInline"),
+        "{}",
+        case.says()
+    );
+    let message = case.message("Degraded");
+    assert!(
+        message.contains("spec.database.url") && message.contains("secretKeyRef"),
+        "{message}"
+    );
 }
 
 #[test]
