@@ -26,7 +26,8 @@
 //! | objects in braces, bytes | not offered |
 //!
 //! So on `Insert` and `Read` a field has changed if the row has it, and on `Delete` likewise; on
-//! `Truncate` and `Custom` nothing has.
+//! `Truncate` and `Custom` nothing has. An `Update` without the field before it is an error: whether it has changed
+//! is not known.
 
 mod columns;
 mod condition;
