@@ -14,7 +14,9 @@ use crate::manifest::document::{Document, Metadata};
 use crate::manifest::schema::Kind;
 use crate::manifest::secrets::{SecretStore, Secrets};
 use crate::manifest::{Diagnostic, Diagnostics, SourceFile, SourceMap, schema, yaml};
-use crate::v1alpha1::{LabelSelector, ObserverListenerSpec, ObserverNamespaces, ObserverSpec};
+use crate::v1alpha1::{
+    GROUP, LabelSelector, ObserverListenerSpec, ObserverNamespaces, ObserverSpec, VERSION,
+};
 use crate::validation::context::ValidationContext;
 use crate::validation::names::{LABEL_RULE, SECRET_NAME_RULE, is_domain, is_label};
 use crate::validation::{listener, observer};
@@ -48,14 +50,26 @@ pub fn load(
 /// Loads a bundle, which the operator compiled for the pods of a listener, with the secrets that it
 /// refers to. It may be without observers, and longer than a file, so each document is read by itself.
 pub fn load_bundle(text: &str) -> Result<Loaded, Diagnostics> {
-    let documents = text.split(DOCUMENT_END);
-    let files: Vec<SourceFile> = documents
-        .map(|text| SourceFile {
-            path: BUNDLE_NAME.into(),
-            text: text.into(),
-        })
-        .collect();
-    load(&files, &|_, _| None, None)
+    let begin = format!("{{\"apiVersion\":\"{GROUP}/{VERSION}\",\"kind\":\"Observer\",");
+    let file = |text: &str| SourceFile {
+        path: BUNDLE_NAME.into(),
+        text: text.into(),
+    };
+    // What a document becomes takes many times its room, so of the observers only one is there at a time.
+    let (observers, rest): (Vec<&str>, Vec<&str>) = text
+        .split(DOCUMENT_END)
+        .partition(|document| document.starts_with(&begin));
+    let rest: Vec<SourceFile> = rest.into_iter().map(file).collect();
+    let mut loader = Loader::default();
+    let documents = loader.parse(&rest);
+    let secrets = loader.collect_secrets(&documents, &|_, _| None);
+    loader.validate_all(&documents, &secrets);
+    for text in observers {
+        let documents = loader.parse(&[file(text)]);
+        loader.validate_all(&documents, &secrets);
+    }
+    let bundle = loader.select_listener(None);
+    loader.finish(&rest, bundle)
 }
 
 /// Validates one resource with the Secrets beside it, and returns everything that is wrong with it.
@@ -101,8 +115,12 @@ impl Loader {
     fn add_files(&mut self, files: &[SourceFile], store: &SecretStore<'_>) {
         let documents = self.parse(files);
         let secrets = self.collect_secrets(&documents, store);
-        for (kind, document) in &documents {
-            self.validate(*kind, document, &secrets);
+        self.validate_all(&documents, &secrets);
+    }
+
+    fn validate_all(&mut self, documents: &[(Kind, Document)], secrets: &Secrets<'_>) {
+        for (kind, document) in documents {
+            self.validate(*kind, document, secrets);
         }
     }
 

@@ -28,6 +28,7 @@ use crate::enrich::action_cache::ActionCache;
 use crate::enrich::{Enrichment, ObserverLookups};
 use crate::matching::{Condition, Rule, RuleMatch, RuleSet};
 use crate::telemetry::lookup_metrics::LookupMetrics;
+use crate::templating::template::with_parser_stack;
 use crate::text::hex::hex;
 use crate::tracking::Needs;
 use attempt_log::Failures;
@@ -260,8 +261,16 @@ impl Observers {
         let mut rules = Vec::with_capacity(configs.len());
         let mut observers = Vec::with_capacity(configs.len());
         let mut targets: Vec<Arc<Compiled>> = Vec::new();
-        for config in configs {
-            match compile_one(config, shared) {
+        let compile = || {
+            configs
+                .iter()
+                .map(|config| compile_one(config, shared))
+                .collect()
+        };
+        // Without a thread for all of them, each template asks for its own, and says so if there is none.
+        let compiled: Vec<_> = with_parser_stack(compile).unwrap_or_else(|_| compile());
+        for (config, compiled) in configs.iter().zip(compiled) {
+            match compiled {
                 Ok((rule, compiled)) => {
                     let needs = Needs::all_of(config, rule.condition.as_ref());
                     let first = targets.len();

@@ -1,5 +1,7 @@
 //! The bundle of a pod: the first of the Secrets that hold it, watched, and all loaded whenever it changes.
 
+use std::sync::{Arc, Mutex};
+
 use backoff::Backoff;
 use crds::config::ListenerConfig;
 use crds::pod_status::PodProblem;
@@ -19,6 +21,7 @@ use super::stored_bundle::{self, StoredBundleError};
 use super::supervisor::RETRY;
 use crate::coordination::membership::Coordination;
 use crate::server::AppState;
+use crate::sync::lock;
 
 /// The bundle of a listener, which the operator writes into Secrets.
 pub(super) struct BundleSource {
@@ -39,7 +42,7 @@ pub(super) struct BundleSource {
 /// Bundles that were loaded, one after the other.
 #[derive(Debug, Default)]
 struct LoadedBundles {
-    loader: BundleLoader,
+    loader: Arc<Mutex<BundleLoader>>,
     /// Hash of the newest that can be run.
     current: Option<String>,
 }
@@ -73,16 +76,20 @@ impl BundleSource {
     async fn load(&mut self, sources: &AppState) -> Option<RuntimePlan> {
         let (first, _) = self.unread.as_ref()?;
         let read = stored_bundle::read(&self.secrets, first.as_ref(), &self.name).await;
-        let (first, _) = self.unread.take()?;
+        let mut again = None;
         if let Err(error @ StoredBundleError::Rest(_)) = &read {
             tracing::warn!("{error}");
-            self.unread = Some((first.clone(), Instant::now() + self.backoff.next_delay()));
-            // It passes, and the bundle before goes on.
-            if self.bundles.current.is_some() {
-                return None;
-            }
+            again = Some(Instant::now() + self.backoff.next_delay());
         }
-        self.bundles.load(first, read.map_err(Into::into), sources)
+        // It passes, and the bundle before goes on.
+        let loaded = if again.is_some() && self.bundles.current.is_some() {
+            None
+        } else {
+            Some(self.bundles.load(read.map_err(Into::into)).await)
+        };
+        let (first, _) = self.unread.take()?;
+        self.unread = again.map(|at| (first.clone(), at));
+        self.bundles.take(first, loaded?, sources)
     }
 }
 
@@ -149,14 +156,26 @@ impl ConfigSource for BundleSource {
 }
 
 impl LoadedBundles {
-    /// Loads a bundle as it was read from its Secrets. Returns its plan unless it is the one that there is already.
-    fn load(
+    /// Loads a bundle as it was read from its Secrets. Of thousands of observers this takes a while, in which the
+    /// runtime has other work.
+    async fn load(&self, read: Result<Vec<u8>, PodProblem>) -> Result<RuntimePlan, PodProblem> {
+        let (bytes, loader) = (read?, Arc::clone(&self.loader));
+        let loading = tokio::task::spawn_blocking(move || lock(&loader).load(&bytes));
+        loading.await.unwrap_or_else(|error| {
+            Err(PodProblem {
+                reason: "BundleInvalid".to_owned(),
+                message: format!("the bundle cannot be loaded: {error}"),
+            })
+        })
+    }
+
+    /// Takes a bundle that was loaded. Returns its plan unless it is the one that there is already.
+    fn take(
         &mut self,
         first: Option<Secret>,
-        read: Result<Vec<u8>, PodProblem>,
+        loaded: Result<RuntimePlan, PodProblem>,
         sources: &AppState,
     ) -> Option<RuntimePlan> {
-        let loaded = read.and_then(|bytes| self.loader.load(&bytes));
         match loaded {
             Ok(plan) => {
                 let plan = RuntimePlan {
@@ -237,13 +256,17 @@ mod tests {
     use super::*;
     use crate::telemetry::metrics::Metrics;
 
-    #[test]
-    fn problem_with_a_newer_bundle_leaves_the_pod_ready() {
+    #[tokio::test]
+    async fn problem_with_a_newer_bundle_leaves_the_pod_ready() {
         let now = Instant::now();
         let sources = AppState::new(Metrics::new("shop/shop").unwrap(), "shop-1");
         let mut bundles = LoadedBundles::default();
         let missing = || Err(StoredBundleError::not_read("b").into());
-        assert!(bundles.load(None, missing(), &sources).is_none());
+        let mut load = async |read| {
+            let loaded = bundles.load(read).await;
+            bundles.take(None, loaded, &sources)
+        };
+        assert!(load(missing()).await.is_none());
         assert!(sources.health.not_ready(now).is_some());
         let text = "apiVersion: observers.fraiseql.dev/v1alpha1\nkind: ObserverListener\n\
              metadata: {name: shop}\nspec:\n  database:\n    \
@@ -251,14 +274,13 @@ mod tests {
              apiVersion: observers.fraiseql.dev/v1alpha1\nkind: Observer\nmetadata: {name: big}\n\
              spec:\n  events: {entity: public.orders, operations: [Insert]}\n  \
              actions: [{name: say, log: {}}]\n";
-        let mut load = |read| bundles.load(None, read, &sources);
-        assert!(load(Ok(text.into())).is_some());
+        assert!(load(Ok(text.into())).await.is_some());
         sources.health.started();
-        assert!(load(missing()).is_none());
+        assert!(load(missing()).await.is_none());
         assert!(sources.health.not_ready(now).is_none());
         let told = || sources.reporter.report(&sources.metrics, None);
         assert_eq!(told().problem.unwrap().reason, "BundleMissing");
-        let same = load(Ok(text.into()));
+        let same = load(Ok(text.into())).await;
         assert!(same.is_none(), "it is the same");
         assert_eq!(told().problem, None);
     }

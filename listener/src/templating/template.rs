@@ -9,12 +9,14 @@
 
 mod calls;
 
+use std::cell::Cell;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use minijinja::value::Value;
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior};
 use serde::de::IgnoredAny;
+use tokio::runtime::Handle;
 
 use super::MAX_BODY;
 use super::compile_error::CompileError;
@@ -198,38 +200,47 @@ fn parse(source: &str, format: Format) -> Result<Environment<'static>, TemplateE
     if source.len() > MAX_SOURCE {
         return Err(TemplateError::Long);
     }
+    with_parser_stack(|| {
+        let environment = environment(source, format)?;
+        check_names(&environment, source)?;
+        calls::check(&environment, source)?;
+        Ok(environment)
+    })?
+}
+
+thread_local! {
+    /// Whether this thread has the parser's stack.
+    static HAS_PARSER_STACK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs something with the parser's stack: on this thread where it has one, or else on one of its own. Whoever compiles
+/// many templates asks for it once. Fails where there is no thread.
+pub(crate) fn with_parser_stack<T: Send>(run: impl FnOnce() -> T + Send) -> io::Result<T> {
+    if HAS_PARSER_STACK.get() {
+        return Ok(run());
+    }
+    // What it makes may belong to the runtime of this thread.
+    let runtime = Handle::try_current().ok();
     std::thread::scope(|scope| {
         let parser = std::thread::Builder::new()
             .name("template".to_owned())
             .stack_size(PARSER_STACK)
             .spawn_scoped(scope, || {
-                let environment = environment(source, format)?;
-                check_names(&environment, source)?;
-                calls::check(&environment, source)?;
-                Ok(environment)
+                HAS_PARSER_STACK.set(true);
+                let _context = runtime.as_ref().map(Handle::enter);
+                run()
             })?;
-        parser
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        let done = parser.join();
+        Ok(done.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })
 }
 
-/// Creates an environment that holds the template alone.
+/// Creates an environment that holds the template alone. What is the same in all of them is shared.
 fn environment(source: &str, format: Format) -> Result<Environment<'static>, TemplateError> {
-    let mut environment = Environment::new();
-    // Errors name the expression at fault.
-    environment.set_debug(true);
-    environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    environment.set_fuel(Some(FUEL));
+    static SHARED: LazyLock<Environment<'static>> = LazyLock::new(empty_environment);
+    let mut environment = SHARED.clone();
     environment
         .set_formatter(move |out, state, value| output::format_value(format, out, state, value));
-    environment.add_filter("tojson", output::tojson);
-    filters::add(&mut environment);
-    environment.remove_global("debug");
-    // It lets a loop nest values without end, and freeing those overflows the stack.
-    environment.remove_global("namespace");
-    // The language says `none`, but authors of JSON write `null`.
-    environment.add_global("null", ());
     environment
         .add_template_owned(NAME, source.to_owned())
         .map_err(|error| TemplateError::Syntax {
@@ -238,6 +249,23 @@ fn environment(source: &str, format: Format) -> Result<Environment<'static>, Tem
             source: error,
         })?;
     Ok(environment)
+}
+
+/// Creates an environment without a template.
+fn empty_environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    // Errors name the expression at fault.
+    environment.set_debug(true);
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_fuel(Some(FUEL));
+    environment.add_filter("tojson", output::tojson);
+    filters::add(&mut environment);
+    environment.remove_global("debug");
+    // It lets a loop nest values without end, and freeing those overflows the stack.
+    environment.remove_global("namespace");
+    // The language says `none`, but authors of JSON write `null`.
+    environment.add_global("null", ());
+    environment
 }
 
 /// Rejects names that no delivery has, so that a typo shows before the first event.
