@@ -155,7 +155,6 @@ impl<'v> Evaluation<'v> {
         let Some([before, after]) = self.both_sides(at, &name)? else {
             return Ok(Value::Bool(false));
         };
-        self.knows_before(at, &name, before)?;
         let bytes = |text: Option<&str>| text.map_or(0, str::len);
         self.spend(at, bytes(before).min(bytes(after)))?;
         Ok(Value::Bool(before != after))
@@ -177,9 +176,6 @@ impl<'v> Evaluation<'v> {
             Side::Old => (("old", before), ("new", after)),
         };
         for ((image, text), expected) in [(here, true), (there, false)] {
-            if image == Side::Old.name() {
-                self.knows_before(at, &name, text)?;
-            }
             let subjects = Site {
                 at,
                 symbol: function,
@@ -212,19 +208,6 @@ impl<'v> Evaluation<'v> {
             return failed(at, missing(name, "the row", &known));
         }
         Ok(Some(texts))
-    }
-
-    /// Fails for an update without a field before it: whether the field has changed is not known then, and is not to
-    /// be taken for a change.
-    fn knows_before(&self, at: usize, name: &str, before: Option<&str>) -> Result<(), Stop> {
-        if before.is_some() || self.inputs.operation() != "Update" {
-            return Ok(());
-        }
-        let message = format!(
-            "this update has no `old.{name}`, so it is not known whether it has changed: its source keeps no whole image \
-             of a row before its change; a table of the write-ahead log does after `alter table ... replica identity full`"
-        );
-        failed(at, message)
     }
 
     fn row(&mut self, at: usize, side: Side) -> Result<Option<&'v Fields<'v>>, Stop> {

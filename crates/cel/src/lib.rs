@@ -26,8 +26,7 @@
 //! | objects in braces, bytes | not offered |
 //!
 //! So on `Insert` and `Read` a field has changed if the row has it, and on `Delete` likewise; on
-//! `Truncate` and `Custom` nothing has. An `Update` without the field before it is an error: whether it has changed
-//! is not known.
+//! `Truncate` and `Custom` nothing has.
 
 mod columns;
 mod condition;

@@ -281,34 +281,6 @@ fn the_event_itself_can_be_asked() {
 }
 
 #[test]
-fn update_without_the_row_before_is_not_taken_for_a_change() {
-    const NEW: &str = r#"{"id":1,"status":"paid"}"#;
-    for event in [
-        event("Update", None, Some(NEW)),
-        updated(r#"{"id":1}"#, NEW),
-    ] {
-        for condition in [
-            "changed(\"status\")",
-            "changed_to(\"status\", \"paid\")",
-            "changed_from(\"status\", \"new\")",
-        ] {
-            let message = failure(condition, &event);
-            assert!(
-                message.contains("no `old.status`") && message.contains("replica identity full"),
-                "{condition}: {message}"
-            );
-        }
-        // What the row after decides needs none before.
-        let decided = [
-            ("changed_to(\"status\", \"new\")", false),
-            ("new.id > 1 && changed(\"status\")", false),
-            ("has(old.status) && changed(\"status\")", false),
-        ];
-        assert_all(&event, &decided);
-    }
-}
-
-#[test]
 fn changed_compares_before_and_after() {
     const OLD: &str = r#"{"status":"new","total":1,"note":null}"#;
     const NEW: &str = r#"{"status":"paid","total":1,"note":null}"#;
