@@ -58,7 +58,7 @@ pub fn load_bundle(text: &str) -> Result<Loaded, Diagnostics> {
     // What a document becomes takes many times its room, so of the observers only one is there at a time.
     let (observers, rest): (Vec<&str>, Vec<&str>) = text
         .split(DOCUMENT_END)
-        .partition(|document| document.starts_with(&begin));
+        .partition(|document| document.starts_with(&begin) && !document.trim_end().contains('\n'));
     let rest: Vec<SourceFile> = rest.into_iter().map(file).collect();
     let mut loader = Loader::default();
     let documents = loader.parse(&rest);

@@ -1,6 +1,6 @@
 //! The bundle of a pod: the first of the Secrets that hold it, watched, and all loaded whenever it changes.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use backoff::Backoff;
 use crds::config::ListenerConfig;
@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::runtime::watcher::{self, watch_object};
 use kube::{Api, Client};
+use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until};
 
 use super::cluster::api_error;
@@ -21,7 +22,6 @@ use super::stored_bundle::{self, StoredBundleError};
 use super::supervisor::RETRY;
 use crate::coordination::membership::Coordination;
 use crate::server::AppState;
-use crate::sync::lock;
 
 /// The bundle of a listener, which the operator writes into Secrets.
 pub(super) struct BundleSource {
@@ -159,12 +159,17 @@ impl LoadedBundles {
     /// Loads a bundle as it was read from its Secrets. Of thousands of observers this takes a while, in which the
     /// runtime has other work.
     async fn load(&self, read: Result<Vec<u8>, PodProblem>) -> Result<RuntimePlan, PodProblem> {
-        let (bytes, loader) = (read?, Arc::clone(&self.loader));
-        let loading = tokio::task::spawn_blocking(move || lock(&loader).load(&bytes));
+        let bytes = read?;
+        // One that is cancelled goes on to its end, and those after it wait here, where they can be cancelled too.
+        let mut loader = Arc::clone(&self.loader).lock_owned().await;
+        let loading = tokio::task::spawn_blocking(move || loader.load(&bytes));
         loading.await.unwrap_or_else(|error| {
+            if error.is_panic() {
+                std::panic::resume_unwind(error.into_panic());
+            }
             Err(PodProblem {
                 reason: "BundleInvalid".to_owned(),
-                message: format!("the bundle cannot be loaded: {error}"),
+                message: "the process ends while the bundle is loaded".to_owned(),
             })
         })
     }
