@@ -1,9 +1,9 @@
-//! Secrets that stand in a resource in plain sight, where whoever may view the resource reads them.
+//! Secrets written as plain values in a resource, readable by everyone who may view it.
 
 use serde_json::Value;
 use url::Url;
 
-/// Most places that are told of one resource.
+/// Maximum number of fields reported for a resource.
 const MOST: usize = 12;
 
 /// Fields that hold nothing but a secret.
@@ -90,7 +90,7 @@ fn is_secret(names: &[&str], text: &str) -> bool {
     }
     match names {
         [.., "headers", name] => is_secret_name(name),
-        // Whoever knows such a URL may post.
+        // The URL alone authorises a post.
         [.., "slack" | "teams", "url"] => true,
         [.., "url"] => is_secret_url(text),
         [.., name] => FIELDS.contains(name),

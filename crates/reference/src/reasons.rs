@@ -81,7 +81,7 @@ pub const NORMAL: &[Reason] = &[
     reason("Accepted", "The observer is valid.", ""),
     reason(
         "SecretsInline",
-        "All is well, but a field holds what looks like a secret as a `value`: whoever may view the resource reads it. The message names the fields.",
+        "Everything runs, but a field appears to hold a secret as a plain `value`, readable by everyone who may view the resource. The message lists the fields.",
         "Move it into a Secret, name that by `secretKeyRef`, and renew it at its issuer.",
     ),
     reason("ResolvedRefs", "All Secrets exist.", ""),

@@ -8,7 +8,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use kube::ResourceExt;
 use serde_json::json;
 
-use super::scale::create;
+use super::scale::{ABREAST, create};
 use super::steps::PODS;
 use super::{MAIN, Shop};
 use crate::support::figures::{figure, seconds};
@@ -21,9 +21,6 @@ use crate::support::writer::Writer;
 
 /// Observers besides `main`, each of about a kilobyte.
 const OBSERVERS: usize = 5_000;
-
-/// Requests under way at once while they are made.
-const ABREAST: usize = 16;
 
 /// Changes whose time is taken, and how soon one should be at work.
 const CHANGES: usize = 5;

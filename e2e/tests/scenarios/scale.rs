@@ -25,8 +25,8 @@ use crate::support::{figures, image, installation, repository, resources};
 /// Listeners, each with an observer: few, and four times as many in the same run.
 const LISTENERS: [usize; 2] = [500, 2000];
 
-/// Requests under way at once while they are made.
-const ABREAST: usize = 16;
+/// Concurrent requests while resources are created.
+pub(super) const ABREAST: usize = 16;
 
 /// Longest until all of them are as they will stay, for each hundred: the controllers of Kubernetes make Deployments at
 /// a bounded rate.
@@ -370,7 +370,7 @@ impl Crowd {
         Ok(operator)
     }
 
-    /// Deletes all of them while the operator is there to let go of them, and waits until their objects are gone too.
+    /// Deletes all of them while the operator runs, and waits until their objects are gone.
     async fn all_go(self, room: &Room) -> Result<()> {
         let (listeners, observers) = (room.api::<ObserverListener>(), room.api::<Observer>());
         let (all, start) = (ListParams::default(), Instant::now());

@@ -213,8 +213,8 @@ thread_local! {
     static HAS_PARSER_STACK: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs something with the parser's stack: on this thread where it has one, or else on one of its own. Whoever compiles
-/// many templates asks for it once. Fails where there is no thread.
+/// Calls `run` on a thread with the parser's stack: the current thread if it has one, otherwise a new one. To compile many
+/// templates on one thread, wrap all of it in a single call. Fails if the thread cannot be created.
 pub(crate) fn with_parser_stack<T: Send>(run: impl FnOnce() -> T + Send) -> io::Result<T> {
     if HAS_PARSER_STACK.get() {
         return Ok(run());

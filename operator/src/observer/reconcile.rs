@@ -34,15 +34,14 @@ impl Context {
             return Ok(ReconcileResult::with(ReconcileAction::AwaitChange));
         };
         let none = ObserverStatus::default();
-        let (before, unreadable) = match &held {
-            Parsed::Valid(observer) => (observer.status.as_ref().unwrap_or(&none), None),
-            Parsed::Invalid(invalid) => (&none, Some(&*invalid.error)),
+        let (before, unreadable, inline) = match &held {
+            Parsed::Valid(observer) => {
+                let before = observer.status.as_ref().unwrap_or(&none);
+                (before, None, inline_secrets(&observer.spec))
+            }
+            Parsed::Invalid(invalid) => (&none, Some(&*invalid.error), Vec::new()),
         };
         let generation = meta.generation.unwrap_or_default();
-        let inline = match &held {
-            Parsed::Valid(observer) => inline_secrets(&observer.spec),
-            Parsed::Invalid(_) => Vec::new(),
-        };
         let status =
             status::compute_status(generation, unreadable, &inline, &evaluations, before, now());
         if status == *before {

@@ -1,14 +1,14 @@
-//! What is said of secrets that stand in a resource in plain sight.
+//! The status message for secrets written as plain values in a resource.
 
-/// Reason of a condition that is well but for these.
+/// Reason of a healthy condition that reports them.
 pub const SECRETS_INLINE: &str = "SecretsInline";
 
-/// Returns the rest of a message that names the fields.
+/// Returns the part of a condition's message that lists the fields.
 #[must_use]
 pub fn in_plain_sight(fields: &[String]) -> String {
     format!(
-        "what looks like a secret stands in it in plain sight, for whoever may view the resource: {}. Move it into a \
-         Secret, name that by `secretKeyRef: {{name: SECRET, key: KEY}}`, and renew it at its issuer",
+        "fields appear to hold secrets as plain values, readable by everyone who may view the resource: {}. Move each \
+         into a Secret, refer to it by `secretKeyRef: {{name: SECRET, key: KEY}}`, and rotate it",
         fields.join(", ")
     )
 }
