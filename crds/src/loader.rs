@@ -3,23 +3,25 @@
 //! It reads nothing but what is passed in. Every mistake of every file is reported at once, each with
 //! its line and the remedy, and no message holds a secret.
 
-use std::collections::BTreeMap;
+mod bundle;
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::bundle::{BUNDLE_NAME, DOCUMENT_END};
+use crate::bundle::{Reference, references_of};
 use crate::config::{Bundle, ListenerConfig, ObserverConfig, Redacted};
 use crate::manifest::document::{Document, Metadata};
 use crate::manifest::schema::Kind;
 use crate::manifest::secrets::{SecretStore, Secrets};
 use crate::manifest::{Diagnostic, Diagnostics, SourceFile, SourceMap, schema, yaml};
-use crate::v1alpha1::{
-    GROUP, LabelSelector, ObserverListenerSpec, ObserverNamespaces, ObserverSpec, VERSION,
-};
+use crate::v1alpha1::{LabelSelector, ObserverListenerSpec, ObserverNamespaces, ObserverSpec};
 use crate::validation::context::ValidationContext;
 use crate::validation::names::{LABEL_RULE, SECRET_NAME_RULE, is_domain, is_label};
 use crate::validation::{listener, observer};
+pub use bundle::{BundleReader, ObserverHeader, load_bundle};
 
 /// Configuration that a listener runs, and where its fields stand in the files.
 #[derive(Clone, Debug)]
@@ -45,31 +47,6 @@ pub fn load(
     loader.add_files(files, secrets);
     let bundle = loader.select_listener(listener);
     loader.finish(files, bundle)
-}
-
-/// Loads a bundle, which the operator compiled for the pods of a listener, with the secrets that it
-/// refers to. It may be without observers, and longer than a file, so each document is read by itself.
-pub fn load_bundle(text: &str) -> Result<Loaded, Diagnostics> {
-    let begin = format!("{{\"apiVersion\":\"{GROUP}/{VERSION}\",\"kind\":\"Observer\",");
-    let file = |text: &str| SourceFile {
-        path: BUNDLE_NAME.into(),
-        text: text.into(),
-    };
-    // What a document becomes takes many times its room, so of the observers only one is there at a time.
-    let (observers, rest): (Vec<&str>, Vec<&str>) = text
-        .split(DOCUMENT_END)
-        .partition(|document| document.starts_with(&begin) && !document.trim_end().contains('\n'));
-    let rest: Vec<SourceFile> = rest.into_iter().map(file).collect();
-    let mut loader = Loader::default();
-    let documents = loader.parse(&rest);
-    let secrets = loader.collect_secrets(&documents, &|_, _| None);
-    loader.validate_all(&documents, &secrets);
-    for text in observers {
-        let documents = loader.parse(&[file(text)]);
-        loader.validate_all(&documents, &secrets);
-    }
-    let bundle = loader.select_listener(None);
-    loader.finish(&rest, bundle)
 }
 
 /// Validates one resource with the Secrets beside it, and returns everything that is wrong with it.
@@ -99,6 +76,7 @@ struct ParsedObserver {
     meta: Metadata,
     config: ObserverConfig,
     suspended: bool,
+    needs: BTreeSet<Reference>,
 }
 
 struct ParsedListener {
@@ -108,6 +86,15 @@ struct ParsedListener {
     /// Where a problem with its selector would stand, should it pass over all observers; nothing if
     /// there is one already.
     empty_selection: Option<Diagnostic>,
+}
+
+impl ParsedListener {
+    /// Returns whether it takes observers of a namespace with these labels.
+    fn reaches(&self, namespace: &str, labels: Option<&BTreeMap<String, String>>) -> bool {
+        let labels = namespace_labels(namespace, labels);
+        self.from
+            .contain(namespace, &labels, &self.config.namespace)
+    }
 }
 
 impl Loader {
@@ -163,14 +150,22 @@ impl Loader {
         }
         let line = document.line(name_at).unwrap_or_default();
         let here = format!("{}:{line}", document.file);
-        if let Some(first) = self.seen.get(&(kind.name(), meta.identity())) {
-            let message = format!(
-                "the same {} is there already, at {first}; keep one of them",
-                kind.name()
-            );
+        if let Some(message) = self.see(kind.name(), meta.identity(), here) {
             self.diagnostics.push(document.diagnostic(name_at, message));
-        } else {
-            self.seen.insert((kind.name(), meta.identity()), here);
+        }
+    }
+
+    /// Notes where a resource is. Returns what is wrong if it is there already.
+    fn see(&mut self, kind: &'static str, identity: String, here: String) -> Option<String> {
+        match self.seen.entry((kind, identity)) {
+            Entry::Occupied(first) => Some(format!(
+                "the same {kind} is there already, at {}; keep one of them",
+                first.get()
+            )),
+            Entry::Vacant(place) => {
+                place.insert(here);
+                None
+            }
         }
     }
 
@@ -231,11 +226,12 @@ impl Loader {
                 self.incomplete |= document.is_placeholder_within("/metadata");
                 self.source_map
                     .insert(config.identity(), &document.file, &document.lines);
-                let suspended = spec.suspend;
+                let (suspended, namespace) = (spec.suspend, meta.namespace.clone());
                 self.observers.push(ParsedObserver {
                     meta,
                     config,
                     suspended,
+                    needs: references_of(&namespace, &document.value),
                 });
             }
         }
@@ -256,8 +252,7 @@ impl Loader {
         let own = &chosen.config.namespace;
         let in_reach = |seen: &&ParsedObserver| {
             let namespace = &seen.meta.namespace;
-            let labels = namespace_labels(namespace, self.namespaces.get(namespace));
-            chosen.from.contain(namespace, &labels, own)
+            chosen.reaches(namespace, self.namespaces.get(namespace))
         };
         let selected =
             |seen: &&ParsedObserver| in_reach(seen) && chosen.selector.matches(&seen.meta.labels);

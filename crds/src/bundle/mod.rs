@@ -24,8 +24,9 @@ pub use packed::{
     MAX_TEXT_BYTES, PARTS_ANNOTATION, PackedBundle, UnpackError, hash, part_name, unpack,
 };
 use packed::{Limits, Room};
+pub(crate) use references::references_of;
 pub use references::{Reference, SecretReader, references};
-use references::{missing, references_of, secret_documents};
+use references::{missing, secret_documents};
 
 /// What stands between two documents of a text, and in none.
 pub(crate) const DOCUMENT_END: &str = "\n---\n";

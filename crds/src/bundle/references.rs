@@ -27,7 +27,7 @@ pub fn references(namespace: &str, spec: &impl serde::Serialize) -> BTreeSet<Ref
 }
 
 /// Collects the secrets that the fields of a resource refer to.
-pub(super) fn references_of(namespace: &str, fields: &Value) -> BTreeSet<Reference> {
+pub(crate) fn references_of(namespace: &str, fields: &Value) -> BTreeSet<Reference> {
     let mut found = BTreeSet::new();
     collect(namespace, fields, &mut found);
     found

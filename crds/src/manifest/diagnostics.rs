@@ -42,7 +42,7 @@ impl fmt::Display for Diagnostic {
 }
 
 /// Why files cannot be run; prints one line for each mistake, and their number.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Diagnostics {
     /// Every mistake of every file, in the order of files and lines; never empty.
     pub items: Vec<Diagnostic>,

@@ -41,6 +41,8 @@ pub struct ActionRuntime {
     pub(crate) cache_ttl: Duration,
     /// The listener's identity.
     pub(crate) listener: Arc<str>,
+    /// Number that is another whenever anything of this is, of those from one cache.
+    pub(crate) revision: u64,
 }
 
 /// Why there is no runtime.
@@ -69,6 +71,7 @@ impl ActionRuntime {
             results: ResultCache::new(CacheMetrics::new()?),
             cache_ttl: DEFAULT_CACHE_TTL,
             listener: Arc::from(""),
+            revision: 0,
         })
     }
 
@@ -120,15 +123,28 @@ impl ActionRuntimeCache {
             listener.egress.clone(),
             redis.map(|server| (server, identity)),
         );
-        let own = |runtime: ActionRuntime| ActionRuntime {
+        let last = self.last.as_ref();
+        let (base, known) = match last.filter(|(known, _)| *known == by) {
+            Some((_, runtime)) => (runtime.clone(), true),
+            None => (self.other(&by)?, false),
+        };
+        let revision = base.revision;
+        let mut runtime = ActionRuntime {
             cache_ttl: listener.cache_ttl,
-            ..runtime
+            ..base
                 .with_listener(&listener.identity())
                 .with_max_concurrency(listener.max_concurrency)
         };
-        if let Some((_, runtime)) = self.last.as_ref().filter(|(known, _)| *known == by) {
-            return Ok(own(runtime.clone()));
-        }
+        let settings =
+            |of: &ActionRuntime| (Arc::clone(&of.listener), of.max_concurrency, of.cache_ttl);
+        let same = known && last.is_some_and(|(_, last)| settings(last) == settings(&runtime));
+        runtime.revision = if same { revision } else { revision + 1 };
+        self.last = Some((by, runtime.clone()));
+        Ok(runtime)
+    }
+
+    /// Returns a runtime with other egress rules or another Redis, and with the metrics and results of the last one.
+    fn other(&self, by: &CacheKey) -> Result<ActionRuntime, ActionRuntimeError> {
         let redis = by.1.as_ref();
         let redis_limiter =
             redis.and_then(|(server, identity)| RedisLimiter::new(server, identity));
@@ -137,11 +153,11 @@ impl ActionRuntimeCache {
         if let Some((_, last)) = &self.last {
             runtime.lookups = last.lookups.clone();
             runtime.results = last.results.clone();
+            runtime.revision = last.revision;
         }
         runtime.results = runtime
             .results
             .with_redis(redis.map(|(server, name)| (&**server, &**name)));
-        self.last = Some((by, runtime.clone()));
-        Ok(own(runtime))
+        Ok(runtime)
     }
 }

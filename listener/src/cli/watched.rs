@@ -100,7 +100,9 @@ impl ConfigSource for FileSource<'_> {
         }
         loop {
             self.changed().await;
-            let problems = match self.loader.load(self.args) {
+            // Of thousands of observers this takes a while, in which the runtime has other work.
+            let loaded = tokio::task::block_in_place(|| self.loader.load(self.args));
+            let problems = match loaded {
                 Ok(plan) => return plan,
                 Err(CliError::Config(problems)) => problems,
                 Err(CliError::Run(error)) => format!("{error:#}"),

@@ -49,7 +49,7 @@ pub enum RuleMatch {
 /// Index of the rules of a listener.
 #[derive(Debug, Default)]
 pub struct RuleSet {
-    rules: Vec<Rule>,
+    rules: Vec<Arc<Rule>>,
     /// By entity, then by operation, the places of rules in `rules`.
     index: HashMap<String, [ConditionIndex; Operation::ALL.len()]>,
 }
@@ -57,7 +57,8 @@ pub struct RuleSet {
 impl RuleSet {
     /// Indexes rules; their order is kept.
     #[must_use]
-    pub fn new(rules: Vec<Rule>) -> Self {
+    pub fn new(rules: impl IntoIterator<Item = impl Into<Arc<Rule>>>) -> Self {
+        let rules: Vec<Arc<Rule>> = rules.into_iter().map(Into::into).collect();
         let mut index: HashMap<String, [ConditionIndex; Operation::ALL.len()]> = HashMap::new();
         for (place, rule) in rules.iter().enumerate() {
             let by_operation = index.entry(rule.entity.clone()).or_default();
@@ -71,7 +72,7 @@ impl RuleSet {
 
     /// Returns the rules, in the order in which they were given.
     #[must_use]
-    pub fn rules(&self) -> &[Rule] {
+    pub fn rules(&self) -> &[Arc<Rule>] {
         &self.rules
     }
 

@@ -11,6 +11,7 @@ mod error_reason;
 pub mod fixed_listener;
 mod health_tick;
 pub mod job_worker;
+mod known_observers;
 pub mod plan;
 mod session;
 mod session_tasks;

@@ -4,13 +4,16 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use crds::config::ListenerConfig;
+use crds::loader::BundleReader;
 use crds::manifest::Diagnostics;
 use crds::pod_status::{ObserverError, PodProblem};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
+use super::known_observers::KnownObservers;
 use crate::admission::action_runtime::ActionRuntimeCache;
 use crate::observers::Observers;
 use crate::telemetry::status::LoadedBundle;
+use crate::templating::template::with_parser_stack;
 
 /// Maximum number of problems of a bundle that are reported.
 const MAX_PROBLEMS: usize = 5;
@@ -65,6 +68,7 @@ impl RuntimePlan {
 #[derive(Debug, Default)]
 pub(super) struct BundleLoader {
     shared: ActionRuntimeCache,
+    observers: KnownObservers,
     /// The newest plan, by the hash of its bundle.
     last: Option<(String, RuntimePlan)>,
 }
@@ -77,25 +81,35 @@ impl BundleLoader {
             return Ok(last.clone());
         }
         let text = std::str::from_utf8(bytes).map_err(|_| invalid("it is not UTF-8 text"))?;
-        let loaded = crds::loader::load_bundle(text).map_err(|r| listed(&r))?;
-        let bundle = loaded.bundle;
-        let shared = self.shared.of(&bundle.listener);
+        let plan = with_parser_stack(|| self.compile(text, &hash));
+        let plan = plan.map_err(|error| invalid(&error.to_string()))??;
+        self.last = Some((hash, plan.clone()));
+        Ok(plan)
+    }
+
+    fn compile(&mut self, text: &str, hash: &str) -> Result<RuntimePlan, PodProblem> {
+        let reader = BundleReader::open(text);
+        let Some(listener) = reader.listener() else {
+            let report = reader.finish().err().unwrap_or_default();
+            return Err(listed(&report));
+        };
+        let shared = self.shared.of(listener);
         let shared = shared.map_err(|error| invalid(&error.to_string()))?;
-        let (observers, problems) = Observers::compile_what_can_run(&bundle.observers, &shared);
-        let refused = problems.into_iter().map(|problem| ObserverError {
+        let loaded = self.observers.load(reader, &shared);
+        let loaded = loaded.map_err(|report| listed(&report))?;
+        let refused = loaded.problems.into_iter().map(|problem| ObserverError {
             observer: problem.observer,
             path: problem.path,
             message: problem.message,
         });
-        let plan = RuntimePlan {
+        let observers = Observers::new(loaded.observers, &shared);
+        Ok(RuntimePlan {
             bundle: Some(LoadedBundle {
-                hash: hash.clone(),
+                hash: hash.to_owned(),
                 refused: refused.collect(),
             }),
-            ..RuntimePlan::new(Arc::new(bundle.listener), Arc::new(observers))
-        };
-        self.last = Some((hash, plan.clone()));
-        Ok(plan)
+            ..RuntimePlan::new(Arc::new(loaded.listener), Arc::new(observers))
+        })
     }
 }
 

@@ -387,7 +387,8 @@ impl CurrentPlan {
     /// Reports which bundle is run, if it is one, and forgets what was counted of observers that are no more.
     fn report(&self, sources: &AppState) {
         let observers = &self.plan.observers;
-        let keep = |observer: &str, action: Option<&str>| observers.has(observer, action);
+        let known = observers.action_names();
+        let keep = |observer: &str, action: Option<&str>| known.contains(&(observer, action));
         sources.metrics.retain(&keep);
         observers.retain_series(&keep);
         if let Some(bundle) = &self.plan.bundle {

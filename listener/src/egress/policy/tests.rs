@@ -357,6 +357,7 @@ async fn rebound_name_leads_nowhere_else() {
                 results: ResultCache::new(CacheMetrics::new().unwrap()),
                 cache_ttl: Duration::from_mins(1),
                 listener: Arc::from("shop/main"),
+                revision: 0,
                 http: http_client::client(&egress).unwrap(),
                 egress,
                 endpoints: EndpointRegistry::default(),

@@ -152,7 +152,7 @@ fn indexed_rules_match_as_unindexed_ones() {
         events.extend(images.iter().map(|new| updated(old, new)));
     }
     let rules = conditions.map(|when| rule(when, "public.orders", &Operation::ALL, Some(when)));
-    let rules = RuleSet::new(rules.into());
+    let rules = RuleSet::new(rules);
     let alone = conditions.map(|when| Condition::compile(when).unwrap());
     for event in &events {
         let said = conditions
@@ -177,7 +177,7 @@ fn indexed_rules_match_as_unindexed_ones() {
 fn rule_for_another_value_is_not_evaluated() {
     let when = |n: usize| format!("new.status == {n} && new.total > 10");
     let rules = (0..1000).map(|n| rule("a/x", "public.orders", &Operation::ALL, Some(&when(n))));
-    let rules = RuleSet::new(rules.collect());
+    let rules = RuleSet::new(rules);
     let watchers = &rules.index["public.orders"][Operation::Insert as usize];
     for (image, found) in [
         ("{\"status\":7,\"total\":1}", vec![7]),
@@ -212,11 +212,7 @@ fn timings() {
     let others = |count: usize| {
         let entity = |n| format!("public.table_{n}");
         let when = Some("new.total > 1000");
-        RuleSet::new(
-            (0..count)
-                .map(|n| rule("a/x", &entity(n), &Operation::ALL, when))
-                .collect(),
-        )
+        RuleSet::new((0..count).map(|n| rule("a/x", &entity(n), &Operation::ALL, when)))
     };
     let columns: Vec<String> = (0..15)
         .map(|n| format!("\"column_{n}\":\"some text {n}\""))

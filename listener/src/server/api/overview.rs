@@ -17,7 +17,8 @@ use crate::coordination::heartbeat::{self, MemberState};
 use crate::coordination::live_processes;
 use crate::dead_letters::admin::{self, DeadLetterFilter};
 use crate::history::position;
-use crate::observers::Observers;
+use crate::matching::Rule;
+use crate::observers::{Compiled, Observers};
 
 /// Observers of the listener.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -191,14 +192,11 @@ fn infos(
     members: &[MemberState],
     tenant: Option<&str>,
 ) -> Vec<ObserverInfo> {
-    let rules = observers.rules().iter();
-    let seen = rules.filter(|rule| {
+    let seen = observers.each().filter(|(rule, _)| {
         let of = rule.tenant.as_deref();
         tenant.is_none() || of.is_none() || of == tenant
     });
-    let info = |rule: &crate::matching::Rule| {
-        let targets = observers.targets().iter();
-        let own = targets.filter(|target| target.name.observer == rule.observer);
+    let info = |(rule, own): (&Rule, &[Arc<Compiled>])| {
         let shows_condition = tenant.is_none() || rule.tenant.is_some();
         let condition = rule.condition.as_ref().filter(|_| shows_condition);
         ObserverInfo {
@@ -208,6 +206,7 @@ fn infos(
             tenant: rule.tenant.clone(),
             condition: condition.map(|condition| condition.text().to_owned()),
             actions: own
+                .iter()
                 .map(|target| {
                     let action = &*target.name.action;
                     let (circuit, error) = circuit(members, &rule.observer, action);
