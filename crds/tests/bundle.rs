@@ -186,6 +186,37 @@ fn a_bundle_holds_the_queue_and_its_redis() {
 }
 
 #[test]
+fn what_no_secret_can_be_named_is_no_reference_and_is_invalid() {
+    for (name, key) in [
+        ("", "token"),
+        ("../../other/secrets/x", "token"),
+        ("x?watch=true", "token"),
+        ("Upper", "token"),
+        ("right", "../token"),
+        ("right", ""),
+    ] {
+        let reference = json!({"secretKeyRef": {"name": name, "key": key}});
+        let action = json!([{"name": "call", "webhook": {"url": reference}}]);
+        let observer = observer("shop", "hook", &json!({"actions": action}));
+        assert!(
+            bundle::references("shop", &observer.spec).is_empty(),
+            "{name}"
+        );
+        let made = compile(
+            &listener(&json!({})),
+            &[&observer],
+            &Namespaces::new(),
+            &secrets,
+        );
+        let inclusion = &made.unwrap().observers[0].inclusion;
+        assert!(
+            matches!(inclusion, Inclusion::Invalid(_)),
+            "{name} {key}: {inclusion:?}"
+        );
+    }
+}
+
+#[test]
 fn a_bundle_holds_the_search_server_and_its_login() {
     let of = |key: &str| json!({"secretKeyRef": {"name": "search", "key": key}});
     let listener = listener(&json!({"search": {

@@ -81,11 +81,6 @@ impl Secrets {
         client: &Client,
         key: &ObjectRef,
     ) -> Result<Option<Arc<Values>>, kube::Error> {
-        // No Secret has such a name, and the path of a request that does leads elsewhere.
-        let is_proper = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.');
-        if !key.name.bytes().all(is_proper) {
-            return Ok(None);
-        }
         let api: Api<Secret> = Api::namespaced(client.clone(), &key.namespace);
         let Some(secret) = api.get_opt(&key.name).await? else {
             return Ok(None);
