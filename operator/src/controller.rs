@@ -16,9 +16,10 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::projection::WatchedKind;
+use crate::kind_queues::KindQueues;
 use crate::object_ref::ReconcileRequest;
 use crate::reconcile::{Context, ReconcileResult};
-use crate::work_queue::{ReconcileAction, WorkQueue};
+use crate::work_queue::ReconcileAction;
 
 /// Default number of concurrent reconciles.
 pub const CONCURRENCY: usize = 8;
@@ -45,7 +46,7 @@ pub async fn run(
     concurrency: usize,
     stop: CancellationToken,
 ) {
-    let mut queue = WorkQueue::default();
+    let mut queue = KindQueues::default();
     let mut tasks: JoinSet<Finished> = JoinSet::new();
     enqueue_all(&context, &mut queue);
     loop {
@@ -75,7 +76,7 @@ pub async fn run(
 }
 
 /// Enqueues every known object.
-fn enqueue_all(context: &Context, queue: &mut WorkQueue<ReconcileRequest>) {
+fn enqueue_all(context: &Context, queue: &mut KindQueues) {
     let index = context.index();
     let now = Instant::now();
     for key in index.keys(WatchedKind::Listener, None) {
@@ -86,17 +87,14 @@ fn enqueue_all(context: &Context, queue: &mut WorkQueue<ReconcileRequest>) {
     }
 }
 
-fn enqueue(queue: &mut WorkQueue<ReconcileRequest>, request: BTreeSet<ReconcileRequest>) {
+fn enqueue(queue: &mut KindQueues, request: BTreeSet<ReconcileRequest>) {
     let at = Instant::now() + DEBOUNCE;
     for request in request {
         queue.add_at(request, at);
     }
 }
 
-fn finish(
-    queue: &mut WorkQueue<ReconcileRequest>,
-    finished: Result<Finished, tokio::task::JoinError>,
-) {
+fn finish(queue: &mut KindQueues, finished: Result<Finished, tokio::task::JoinError>) {
     // A panic is caught within the task, and nobody aborts one.
     let Ok(Finished { request, result }) = finished else {
         return;

@@ -13,6 +13,7 @@ pub mod conditions;
 pub mod controller;
 pub mod events;
 pub mod http;
+pub mod kind_queues;
 pub mod listener;
 pub mod object_ref;
 pub mod observer;
