@@ -3,9 +3,11 @@
 
 pub mod exemplars;
 pub mod format;
+pub mod limiter;
 mod memory_limit;
 mod open_metrics;
 pub mod registry;
+pub mod reviews;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

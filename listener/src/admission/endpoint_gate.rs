@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use crds::config::{HostLimit, RateLimit};
+use server::limiter::Gcra;
 use tokio::time::Instant;
 
 use crate::sync::lock;
 
 use super::host_limits::{HostLimits, LimitedHost, without_port};
-use super::rate_limiter::Gcra;
 use crate::circuit_breaker::{CircuitBreaker, CircuitState, Signal, Ticket, Transition};
 use crate::delivery::failure::{Failure, FailureKind, Tells};
 use crate::delivery::outcome::Outcome;
@@ -66,7 +66,7 @@ impl EndpointRegistry {
             endpoint: endpoint.map(|(key, host)| self.endpoint(key, host)),
             host: limited
                 .map(|((_, host), limit)| lock(&self.hosts).host(without_port(host), limit)),
-            bucket: rate.map(|limit| Arc::new(Mutex::new(Gcra::new(limit)))),
+            bucket: rate.map(|limit| Arc::new(Mutex::new(Gcra::new(limit.attempts, limit.per)))),
         }
     }
 

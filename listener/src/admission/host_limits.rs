@@ -5,10 +5,9 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use crds::config::HostLimit;
+use server::limiter::Gcra;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
-
-use super::rate_limiter::Gcra;
 
 /// Host with limits.
 #[derive(Debug)]
@@ -29,7 +28,9 @@ impl LimitedHost {
         Self {
             name: name.to_owned(),
             limit: limit.clone(),
-            bucket: limit.rate_limit.map(|limit| Mutex::new(Gcra::new(limit))),
+            bucket: limit
+                .rate_limit
+                .map(|limit| Mutex::new(Gcra::new(limit.attempts, limit.per))),
             semaphore: most.map(|most| Arc::new(Semaphore::new(most))),
         }
     }

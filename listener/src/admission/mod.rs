@@ -6,6 +6,5 @@ pub(crate) mod control;
 pub mod endpoint_gate;
 pub(crate) mod host_limits;
 pub(crate) mod memory_budget;
-pub(crate) mod rate_limiter;
 pub(crate) mod redis_limiter;
 pub(crate) mod redis_semaphore;

@@ -1,6 +1,6 @@
 //! Rate limits shared by all processes of a listener, in the listener's Redis.
 //!
-//! The same algorithm as in [`crate::admission::rate_limiter`], in one script and by the server's clock.
+//! The same algorithm as in [`server::limiter::Gcra`], in one script and by the server's clock.
 //! If Redis does not answer soon, attempts go on: then only the process's own limit holds.
 
 pub(crate) use super::redis_semaphore::RedisPermit;

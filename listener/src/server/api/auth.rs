@@ -1,31 +1,17 @@
 //! Who makes a request, and whether they may.
 
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
 
 use axum::http::HeaderMap;
-use axum::http::header::AUTHORIZATION;
-use crds::config::{ApiConfig, ApiRole, ListenerConfig, RateLimit};
+use crds::config::{ApiConfig, ApiRole, ListenerConfig};
+use server::limiter::{Limiter, LogLimit};
+use server::reviews::{ClusterUser, Remembered, bearer, digest};
 use tokio::time::Instant;
 
-use super::kubernetes::{ClusterUser, Remembered, Reviewer};
+use super::kubernetes::ApiReviewer;
 use super::problem::Problem;
-use super::tokens::{self, KnownToken, Limiter};
+use super::tokens::{self, KnownToken};
 use crate::coordination::membership::Coordination;
-use crate::sync::lock;
-
-/// Requests with tokens that are not known: a burst of 100, and 10 a second, from all clients together. Tokens
-/// that are known are admitted besides.
-const UNKNOWN_TOKENS: RateLimit = RateLimit {
-    attempts: 100,
-    per: Duration::from_secs(10),
-};
-
-/// Interval of log lines about failed authentications.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Maximum bytes of a token.
-const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
 /// Caller of a request.
 #[derive(Clone, Debug)]
@@ -49,18 +35,11 @@ enum Source {
 pub(super) struct Auth {
     tokens: Vec<KnownToken>,
     /// Asks the API server, if users of the cluster are admitted.
-    reviewer: Option<Arc<Reviewer>>,
+    reviewer: Option<Arc<ApiReviewer>>,
     /// What asks the API server where they may be.
-    cluster: Option<Arc<Reviewer>>,
+    cluster: Option<Arc<ApiReviewer>>,
     unknown: Limiter,
-    failures: Arc<Mutex<Failures>>,
-}
-
-/// Failed authentications since the last line about them.
-#[derive(Debug, Default)]
-struct Failures {
-    count: u64,
-    logged_at: Option<Instant>,
+    failures: Arc<LogLimit>,
 }
 
 impl Auth {
@@ -71,7 +50,7 @@ impl Auth {
     ) -> Self {
         let cluster = match coordination {
             Coordination::Cluster { client, .. } => {
-                let reviewer = Reviewer::new(client, &listener.namespace, &listener.name);
+                let reviewer = ApiReviewer::new(client, &listener.namespace, &listener.name);
                 Some(Arc::new(reviewer))
             }
             Coordination::Database => None,
@@ -80,7 +59,7 @@ impl Auth {
             tokens: Vec::new(),
             reviewer: None,
             cluster,
-            unknown: Limiter::new(UNKNOWN_TOKENS),
+            unknown: Limiter::of_unknown_tokens(),
             failures: Arc::default(),
         };
         nobody.changed_to(config)
@@ -118,7 +97,7 @@ impl Auth {
     }
 
     async fn caller(&self, token: &str) -> Result<Caller, Problem> {
-        let digest = tokens::digest(token);
+        let digest = digest(token);
         if let Some(known) = tokens::find(&self.tokens, &digest) {
             return Ok(Caller {
                 name: Arc::clone(&known.name),
@@ -178,21 +157,8 @@ impl Auth {
 
     /// Logs failed authentications, at most one line in a while.
     fn note_failure(&self) {
-        let mut failures = lock(&self.failures);
-        failures.count += 1;
-        let now = Instant::now();
-        if failures.logged_at.is_none_or(|at| now - at >= LOG_INTERVAL) {
-            let count = std::mem::take(&mut failures.count);
-            failures.logged_at = Some(now);
+        if let Some(count) = self.failures.count(Instant::now()) {
             tracing::warn!(count, "HTTP API: requests with a token that is not known");
         }
     }
-}
-
-/// Returns the bearer token of a request.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    let token = token.trim();
-    let fits = (1..=MAX_TOKEN_BYTES).contains(&token.len());
-    (scheme.eq_ignore_ascii_case("bearer") && fits).then_some(token)
 }

@@ -1,54 +1,10 @@
-//! Tokens of the listener: whose a bearer token is, and how many requests its bearer may make.
+//! Tokens of the listener: whose a bearer token is.
 
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
 
-use crds::config::{ApiRole, ApiToken, RateLimit};
-use sha2::{Digest as _, Sha256};
-use tokio::time::Instant;
-
-use crate::admission::rate_limiter::Gcra;
-use crate::sync::lock;
-
-/// Requests of one token: a burst of 100, and 50 a second.
-const REQUESTS: RateLimit = RateLimit {
-    attempts: 100,
-    per: Duration::from_secs(2),
-};
-
-/// Digest of a token. Digests are what is compared, so that the time it takes reveals nothing about tokens.
-pub(super) type TokenDigest = [u8; 32];
-
-/// Returns the digest of a token.
-pub(super) fn digest(token: &str) -> TokenDigest {
-    Sha256::digest(token).into()
-}
-
-/// Rate limit, shared by all requests that it counts together.
-#[derive(Clone, Debug)]
-pub(super) struct Limiter(Arc<Mutex<Gcra>>);
-
-impl Limiter {
-    /// Creates the limiter of one bearer's requests.
-    pub(super) fn of_requests() -> Self {
-        Self::new(REQUESTS)
-    }
-
-    pub(super) fn new(limit: RateLimit) -> Self {
-        Self(Arc::new(Mutex::new(Gcra::new(limit))))
-    }
-
-    /// Counts one more, or returns how long it has to wait.
-    pub(super) fn admit(&self) -> Result<(), Duration> {
-        let now = Instant::now();
-        let mut bucket = lock(&self.0);
-        if let Some(delay) = bucket.delay(now) {
-            return Err(delay);
-        }
-        bucket.acquire(now);
-        Ok(())
-    }
-}
+use crds::config::{ApiRole, ApiToken};
+use server::limiter::Limiter;
+use server::reviews::{TokenDigest, digest};
 
 /// A token of the listener, by its digest.
 #[derive(Debug)]
@@ -82,19 +38,4 @@ pub(super) fn find<'a>(tokens: &'a [KnownToken], digest: &TokenDigest) -> Option
     tokens.iter().fold(None, |found, one| {
         found.or((one.digest == *digest).then_some(one))
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn bearer_has_a_burst_and_then_an_even_rate() {
-        let limiter = Limiter::of_requests();
-        assert!((0..100).all(|_| limiter.admit().is_ok()));
-        assert_eq!(limiter.admit(), Err(Duration::from_millis(20)));
-        tokio::time::advance(Duration::from_secs(1)).await;
-        assert!((0..50).all(|_| limiter.admit().is_ok()));
-        assert!(limiter.admit().is_err());
-    }
 }
