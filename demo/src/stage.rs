@@ -33,6 +33,7 @@ use listener::observers::Observers;
 use listener::runtime::error::RunError;
 use listener::runtime::fixed_listener::FixedListener;
 use listener::runtime::supervisor::{self, ProcessOptions};
+use listener::server::MetricsAccess;
 use listener::telemetry::metrics::Metrics;
 use testkit::http_sink::{self as sink, Behaviour, Sink};
 
@@ -143,6 +144,7 @@ impl Stage<'_> {
             listen: None,
             api_listen: None,
             metrics: Some(metrics.clone()),
+            metrics_access: MetricsAccess::default(),
         };
         let observers = watch::channel(Arc::new(observers)).1;
         let source = FixedListener::new(bundle.listener, observers);

@@ -12,6 +12,7 @@ use observer_listener::coordination::process;
 use observer_listener::observers::Observers;
 use observer_listener::runtime::fixed_listener::FixedListener;
 use observer_listener::runtime::supervisor::{self, ProcessOptions};
+use observer_listener::server::MetricsAccess;
 use observer_listener::telemetry::metrics::Metrics;
 use testkit::http_sink::{Behaviour, Sink};
 use tokio::sync::watch;
@@ -81,6 +82,7 @@ async fn a_slow_receiver_gets_all_of_it_through_many_reloads() {
         listen: None,
         api_listen: None,
         metrics: Some(metrics.clone()),
+        metrics_access: MetricsAccess::default(),
     };
     let source = FixedListener::new(listener, observers);
     let running = tokio::spawn(supervisor::run(source, options, stop.clone()));

@@ -10,7 +10,7 @@ use observer_listener::runtime::error::RunError;
 use observer_listener::runtime::job_worker::WorkerMode;
 use observer_listener::runtime::plan::RuntimePlan;
 use observer_listener::runtime::supervisor::{self, ProcessOptions};
-use observer_listener::server::AppState;
+use observer_listener::server::{AppState, MetricsAccess};
 use serde_json::Value;
 use testkit::http_sink::{Behaviour, Sink};
 use tokio::sync::mpsc;
@@ -65,6 +65,7 @@ impl Pod {
             listen: Some(address.parse().unwrap()),
             api_listen: None,
             metrics: None,
+            metrics_access: MetricsAccess::default(),
         };
         let running = tokio::spawn(supervisor::run(Plans(received), options, stop.clone()));
         Self {

@@ -76,6 +76,10 @@ struct RunArgs {
         env = "OBSERVER_METRICS_FROM"
     )]
     metrics_from: Vec<(String, String)>,
+    /// Answer /metrics, here and in the pods of listeners, only to bearer tokens of the cluster whose owners may
+    /// `get` that path, as the API server says
+    #[arg(long, env = "OBSERVER_AUTHORIZE_METRICS")]
+    authorize_metrics: bool,
     /// Where to answer /healthz, /readyz and /metrics
     #[arg(
         long,
@@ -151,6 +155,7 @@ impl RunArgs {
                     .into_iter()
                     .filter(|(name, _)| !name.is_empty())
                     .collect(),
+                authorize_metrics: self.authorize_metrics,
             },
             listen: self.listen,
             lease_namespace: (self.leader_election == LeaderElection::Lease)

@@ -12,6 +12,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use server::format::Format;
+use server::metrics_access::{METRICS_PATH, MetricsAccess};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -22,16 +23,19 @@ use crate::telemetry::metrics::Metrics;
 pub struct AppState {
     /// Metrics.
     pub metrics: Metrics,
+    /// Who may read them.
+    pub metrics_access: MetricsAccess,
     /// Whether the operator is ready.
     pub ready: Arc<AtomicBool>,
 }
 
 /// Serves until `stop`.
 pub async fn serve(listener: TcpListener, sources: AppState, stop: CancellationToken) {
+    let metrics = sources.metrics_access.guard(get(metrics));
     let app = Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
+        .route(METRICS_PATH, metrics)
         .with_state(sources);
     server::serve(listener, app, stop).await;
 }
@@ -69,6 +73,7 @@ mod tests {
         let url = format!("http://{}/metrics", socket.local_addr().unwrap());
         let sources = AppState {
             metrics: Metrics::new().unwrap(),
+            metrics_access: MetricsAccess::default(),
             ready: Arc::new(AtomicBool::new(true)),
         };
         let stop = CancellationToken::new();
@@ -100,6 +105,7 @@ mod tests {
         let at = socket.local_addr().unwrap();
         let sources = AppState {
             metrics: Metrics::new().unwrap(),
+            metrics_access: MetricsAccess::default(),
             ready: Arc::new(AtomicBool::new(true)),
         };
         let stop = CancellationToken::new();

@@ -9,6 +9,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::client::ClientBuilder;
 use kube::{Api, Client, Config};
 use lease::{Elector, Identity, Timing};
+use server::metrics_access::{self, MetricsAccess};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,10 @@ use crate::telemetry::metrics::Metrics;
 
 /// Name of the Lease that the leader holds.
 const LEASE: &str = "observer-operator";
+
+/// What lets the operator ask whose a token is.
+const ASKING: &str = "bind system:auth-delegator to the operator's service account, as the chart does with \
+                      metrics.authorize and rbac.create";
 
 /// Settings of the operator.
 #[derive(Clone, Debug)]
@@ -59,6 +64,7 @@ pub async fn run(
     let listener = TcpListener::bind(settings.listen).await?;
     let sources = AppState {
         metrics: metrics.clone(),
+        metrics_access: metrics_access(&client, &settings),
         ready: ready.clone(),
     };
     let serving = serve(listener, sources, stop.clone());
@@ -70,6 +76,14 @@ pub async fn run(
     };
     let ((), result) = tokio::join!(serving, working);
     result
+}
+
+fn metrics_access(client: &Client, settings: &Settings) -> MetricsAccess {
+    if settings.installation.authorize_metrics {
+        MetricsAccess::authorized(client, metrics_access::MAX_AGE, ASKING)
+    } else {
+        MetricsAccess::default()
+    }
 }
 
 fn client(config: Config, metrics: &Metrics) -> anyhow::Result<Client> {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams};
 use kube::{Api, Client};
@@ -60,6 +60,7 @@ fn api(client: &Client, object: &Value) -> Api<DynamicObject> {
         "RoleBinding" => ApiResource::erase::<RoleBinding>(&()),
         "ClusterRole" => ApiResource::erase::<ClusterRole>(&()),
         "ClusterRoleBinding" => ApiResource::erase::<ClusterRoleBinding>(&()),
+        "Secret" => ApiResource::erase::<Secret>(&()),
         "Namespace" => ApiResource::erase::<Namespace>(&()),
         other => panic!("{other}"),
     };

@@ -38,6 +38,7 @@ pub(crate) fn installation() -> Installation {
         image: "example.com/observers:1".to_owned(),
         namespace: "observers".to_owned(),
         metrics_from: [("team".to_owned(), "metrics".to_owned())].into(),
+        authorize_metrics: false,
     }
 }
 
@@ -273,6 +274,34 @@ fn without_scrapers_only_the_operator_is_admitted() {
         let labels = peers[0][selector]["matchLabels"].as_object().unwrap();
         assert_eq!(labels.len(), 1, "{selector}");
     }
+}
+
+#[test]
+fn pods_authorize_metrics_as_the_operator_does() {
+    let variables = |authorize_metrics| {
+        let installation = Installation {
+            authorize_metrics,
+            ..installation()
+        };
+        let spec = json!({ "queue": { "workers": { "replicas": 1 } } });
+        let built = ListenerResources::new(&listener(&spec), 1, &installation)
+            .objects()
+            .unwrap();
+        let pods = built
+            .iter()
+            .filter(|built| matches!(built.kind, Kind::Deployment | Kind::Workers));
+        let variables = pods.flat_map(|built| {
+            let container = &built.object["spec"]["template"]["spec"]["containers"][0];
+            container["env"].as_array().unwrap().clone()
+        });
+        let name = "OBSERVER_AUTHORIZE_METRICS";
+        variables
+            .filter(|variable| variable["name"] == name)
+            .map(|variable| variable["value"].clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(variables(true), ["true", "true"]);
+    assert_eq!(variables(false), Vec::<Value>::new());
 }
 
 #[test]

@@ -11,5 +11,6 @@ mod chart;
 mod control_plane;
 mod editor;
 mod golden;
+mod metrics;
 mod rights;
 mod versions;

@@ -94,25 +94,36 @@ async fn rights_in_a_control_plane_are_those_listed() {
         namespace: NAMESPACES[0].0,
     };
     let operator = (release.namespace, "shop-observer-operator");
-    for (title, options) in [
+    for (title, more, options, known) in [
         (
             "The operator of all namespaces",
-            &["--set", "watch.allNamespaces=true"][..],
+            &[][..],
+            &["watch.allNamespaces=true"][..],
+            "deployments",
         ),
         (
             "The operator of one namespace",
-            &["--set", "watch.namespaces={web}"][..],
+            &[],
+            &["watch.namespaces={web}"],
+            "deployments",
+        ),
+        (
+            "The operator of one namespace, with metrics.authorize",
+            &["rbac-metrics.yaml"],
+            &["watch.namespaces={web}", "metrics.authorize=true"],
+            "tokenreviews",
         ),
     ] {
-        let objects = release.render(&["rbac.yaml", "serviceaccount.yaml"], options);
+        let templates = [&["rbac.yaml", "serviceaccount.yaml"], more].concat();
+        let options: Vec<&str> = options.iter().flat_map(|one| ["--set", *one]).collect();
+        let objects = release.render(&templates, &options);
         for object in &objects {
             apply(&admin, object).await;
         }
         eventually("the rights are known", async || {
             let own = rights(&plane, operator, "web").await;
-            own.iter()
-                .any(|line| line.contains("deployments"))
-                .then_some(())
+            let is_known = |what| own.iter().any(|line| line.contains(what));
+            (is_known("deployments") && is_known(known)).then_some(())
         })
         .await;
         write_rights(&plane, &mut text, title, operator).await;
@@ -122,7 +133,7 @@ async fn rights_in_a_control_plane_are_those_listed() {
         eventually("the rights are gone", async || {
             let own = rights(&plane, operator, "web").await;
             own.iter()
-                .all(|line| !line.contains("deployments"))
+                .all(|line| !line.contains("deployments") && !line.contains(known))
                 .then_some(())
         })
         .await;

@@ -35,6 +35,18 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
+{{- /* Account by which the monitors read metrics, and the Secret with its token. */ -}}
+{{- define "observer-operator.metricsReader" -}}
+{{- printf "%s-metrics-reader" (include "observer-operator.fullname" .) -}}
+{{- end -}}
+
+{{- define "observer-operator.metricsAuthorization" -}}
+{{- if .Values.metrics.authorize -}}
+authorization:
+  credentials: {name: {{ include "observer-operator.metricsReader" . }}, key: token}
+{{- end -}}
+{{- end -}}
+
 {{- define "observer-operator.image" -}}
 {{- if .Values.image.digest -}}
 {{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}

@@ -5,6 +5,7 @@ pub mod exemplars;
 pub mod format;
 pub mod limiter;
 mod memory_limit;
+pub mod metrics_access;
 mod open_metrics;
 pub mod registry;
 pub mod reviews;

@@ -10,6 +10,7 @@ use observer_listener::runtime::cluster::{self, PodOptions};
 use observer_listener::runtime::error::RunError;
 use observer_listener::runtime::job_worker::WorkerMode;
 use observer_listener::runtime::supervisor::{self, ProcessOptions};
+use observer_listener::server::MetricsAccess;
 use program::signals::stop_on_signal;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -53,6 +54,9 @@ struct PodArgs {
         env = "OBSERVER_LISTENER"
     )]
     name: Option<String>,
+    /// Answer /metrics only to bearer tokens of the cluster whose owners may `get` that path, as the API server says
+    #[arg(long, env = "OBSERVER_AUTHORIZE_METRICS")]
+    authorize_metrics: bool,
     /// Name of this pod
     #[arg(long, env = "POD_NAME", hide = true)]
     pod: Option<String>,
@@ -85,9 +89,17 @@ pub(super) async fn run(args: RunArgs, worker_mode: WorkerMode) -> Result<(), Cl
             },
             listen,
             api_listen,
+            authorize_metrics: args.pod.authorize_metrics,
             dedicated_worker: worker_mode == WorkerMode::Dedicated,
         };
         return Ok(cluster::run(options, stop_on_signal()?).await?);
+    }
+    if args.pod.authorize_metrics {
+        return Err(CliError::Config(
+            "--authorize-metrics asks the API server of the cluster that --bundle is in; with files, let --listen be \
+             an address that others do not reach"
+                .to_owned(),
+        ));
     }
     run_files(&args.files, (listen, api_listen), worker_mode).await
 }
@@ -120,6 +132,7 @@ async fn run_files(
         listen,
         api_listen,
         metrics: None,
+        metrics_access: MetricsAccess::default(),
     };
     let result = supervisor::run(source, options, stop).await;
     result.map_err(|error| match error {

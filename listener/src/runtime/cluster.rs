@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, Config};
+use server::metrics_access::{self, MetricsAccess};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +28,10 @@ use crate::coordination::membership::MemberIdentity;
 
 /// How long the API server may take to send a bundle.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What lets a pod ask whose a token is.
+const ASKING: &str = "an administrator binds system:auth-delegator to the service account of the listener's pods, \
+                      with rbac.tokenReviews of the chart, as docs/how-to/kubernetes.md says";
 
 /// Identity of a pod, and what it is to run.
 #[derive(Clone, Debug)]
@@ -45,6 +50,8 @@ pub struct PodOptions {
     pub listen: Option<SocketAddr>,
     /// Address of the HTTP API; it is not served if absent.
     pub api_listen: Option<SocketAddr>,
+    /// Whether metrics need the token of a user who may read them.
+    pub authorize_metrics: bool,
 }
 
 /// Why the process ended other than by a stop.
@@ -144,6 +151,11 @@ pub async fn run(options: PodOptions, stop: CancellationToken) -> Result<(), Clu
         listen: options.listen,
         api_listen: options.api_listen,
         metrics: None,
+        metrics_access: if options.authorize_metrics {
+            MetricsAccess::authorized(&client, metrics_access::MAX_AGE, ASKING)
+        } else {
+            MetricsAccess::default()
+        },
     };
     let source = BundleSource::new(client, &namespace, options.bundle, options.dedicated_worker);
     Ok(supervisor::run(source, process, stop).await?)

@@ -28,7 +28,7 @@ use super::tracking_watch::ReportedFindings;
 use crate::coordination::membership::MemberIdentity;
 use crate::database::{START_PATIENCE, diagnose_url};
 use crate::observers::Observers;
-use crate::server::AppState;
+use crate::server::{AppState, MetricsAccess};
 use crate::telemetry::metrics::Metrics;
 
 /// Backoff of sessions that fail, and of the configuration that cannot be read.
@@ -51,6 +51,8 @@ pub struct ProcessOptions {
     pub api_listen: Option<SocketAddr>,
     /// Metrics that the caller reads as well; the process has its own if absent.
     pub metrics: Option<Metrics>,
+    /// Who may read them over HTTP.
+    pub metrics_access: MetricsAccess,
 }
 
 /// Runs what the source says until `stop`, or until a failure that is not retried. Observers that change
@@ -87,6 +89,7 @@ async fn run_named<S: ConfigSource>(
         None => Metrics::new(&options.listener)?,
     };
     let mut sources = AppState::new(metrics, options.member.name.as_str());
+    sources.metrics_access = options.metrics_access.clone();
     let mut tasks: JoinSet<Result<(), RunError>> = JoinSet::new();
     let done = CancellationToken::new();
     let logs = start_logs(options, &sources);

@@ -12,6 +12,8 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use crds::pod_status::STATUS_PATH;
 use server::format::Format;
+use server::metrics_access::METRICS_PATH;
+pub use server::metrics_access::MetricsAccess;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +30,8 @@ pub use api::HttpApi;
 pub struct AppState {
     /// Metrics.
     pub metrics: Metrics,
+    /// Who may read them.
+    pub metrics_access: MetricsAccess,
     /// Health.
     pub health: Arc<Health>,
     /// Status of this process.
@@ -46,6 +50,7 @@ impl AppState {
     pub fn new(metrics: Metrics, pod: impl Into<String>) -> Self {
         Self {
             metrics,
+            metrics_access: MetricsAccess::default(),
             health: Arc::default(),
             reporter: Arc::new(StatusReporter::new(pod)),
             api: HttpApi::default(),
@@ -87,10 +92,11 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let api = with_api.then(|| api::routes(state.api.clone()));
+    let metrics = state.metrics_access.guard(get(metrics));
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
+        .route(METRICS_PATH, metrics)
         .route(STATUS_PATH, get(status))
         .with_state(state)
         .merge(api.unwrap_or_default());

@@ -138,16 +138,67 @@ async fn ask(address: &str, token: &str, method: Method) -> (u16, String) {
     (status, answer.text().await.unwrap())
 }
 
-/// Lets the pods ask whose a token is, as the chart does.
-fn delegation() -> Value {
+/// Status of the answer of a path of the port for health checks, and what it says.
+async fn scrape(address: &str, path: &str, token: Option<&str>) -> (u16, String) {
+    let mut request = reqwest::Client::new().get(format!("http://{address}{path}"));
+    if let Some(token) = token {
+        request = request.bearer_auth(token);
+    }
+    let answer = request.send().await.unwrap();
+    let status = answer.status().as_u16();
+    (status, answer.text().await.unwrap())
+}
+
+/// Gives an account of the namespace a role in the whole cluster, as the chart gives `system:auth-delegator` to pods.
+fn cluster_binding(account: &str, role: &str) -> Value {
     json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
-        "metadata": {"name": "api-users-shop"},
-        "roleRef": {
-            "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:auth-delegator",
-        },
-        "subjects": [{"kind": "ServiceAccount", "name": "pod", "namespace": NAMESPACE}],
+        "metadata": {"name": format!("{NAMESPACE}-{account}")},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+        "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}],
     })
+}
+
+/// Lets an account read metrics, as the chart's role for Prometheus does.
+async fn let_scrape(client: &Client, account: &str) {
+    let name = format!("{NAMESPACE}-metrics-reader");
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": name},
+        "rules": [{"nonResourceURLs": ["/metrics"], "verbs": ["get"]}],
+    });
+    apply(client, "clusterroles", role).await;
+    apply(
+        client,
+        "clusterrolebindings",
+        cluster_binding(account, &name),
+    )
+    .await;
+}
+
+/// Without the right to ask, metrics are nobody's. The status, which the operator polls, needs no token.
+async fn metrics_need_the_right_to_ask(health: &str, scraper: &str) {
+    assert_eq!(scrape(health, "/metrics", None).await.0, 401);
+    let (status, said) = scrape(health, "/metrics", Some(scraper)).await;
+    assert_eq!(status, 503, "{said}");
+    assert!(said.contains("rbac.tokenReviews"), "{said}");
+    assert_eq!(scrape(health, "/status", None).await.0, 200);
+}
+
+async fn metrics_are_for_scrapers(health: &str, scraper: &str, other: &str) {
+    let look = async || {
+        let (status, said) = scrape(health, "/metrics", Some(scraper)).await;
+        (status == 200).then_some(said)
+    };
+    let metrics = eventually_or(look, async || {
+        let found = scrape(health, "/metrics", Some(scraper)).await;
+        format!("a scraper reads metrics: {found:?}")
+    })
+    .await;
+    assert!(metrics.contains("\nobserver_ready{"), "{metrics}");
+    for (token, status) in [(other, 403), ("a.made.up-token-of-nobody", 401)] {
+        let (now, said) = scrape(health, "/metrics", Some(token)).await;
+        assert_eq!(now, status, "{said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -166,6 +217,8 @@ async fn rights_in_a_control_plane_decide() {
     let pod = account(&client, "pod", pod).await;
     let reader = account(&client, "reader", on_events(&["get"], "shop")).await;
     let changer = account(&client, "changer", on_events(&["get", "update"], "shop")).await;
+    let scraper = account(&client, "scraper", json!([])).await;
+    let_scrape(&client, "scraper").await;
     let others = account(&client, "others", on_events(&["get", "update"], "other")).await;
 
     let db = database().await;
@@ -195,7 +248,7 @@ async fn rights_in_a_control_plane_decide() {
     let mut process = Process::start_in(
         (&kubeconfig, NAMESPACE),
         &["--listen", &health, "--api-listen", &address],
-        &[],
+        &[("OBSERVER_AUTHORIZE_METRICS", "true")],
     );
     ready(&health, 200).await;
 
@@ -209,7 +262,11 @@ async fn rights_in_a_control_plane_decide() {
         200
     );
 
-    apply(&client, "clusterrolebindings", delegation()).await;
+    metrics_need_the_right_to_ask(&health, &scraper).await;
+    process.says("metrics refused: the API server").await;
+
+    let delegation = cluster_binding("pod", "system:auth-delegator");
+    apply(&client, "clusterrolebindings", delegation).await;
     let look = async || (ask(&address, &reader, Method::GET).await.0 == 200).then_some(());
     eventually_or(look, async || {
         format!(
@@ -232,6 +289,7 @@ async fn rights_in_a_control_plane_decide() {
             assert!(said.contains("may not update observerlisteners"), "{said}");
         }
     }
+    metrics_are_for_scrapers(&health, &scraper, &changer).await;
     let said = process.stop().await;
     assert!(
         said.contains("caller=\"system:serviceaccount:api-users:changer\""),

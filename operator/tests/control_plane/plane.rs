@@ -18,13 +18,17 @@ use super::room::until;
 
 /// A client of the control plane, in the name of an account if one is given.
 pub(crate) async fn client(plane: &ControlPlane, account: Option<(&str, &str)>) -> Client {
+    Client::try_from(config(plane, account).await).unwrap()
+}
+
+async fn config(plane: &ControlPlane, account: Option<(&str, &str)>) -> Config {
     let kubeconfig = Kubeconfig::read_from(plane.kubeconfig()).unwrap();
     let options = KubeConfigOptions::default();
     let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
     let mut config = config.unwrap();
     config.auth_info.impersonate =
         account.map(|(namespace, name)| format!("system:serviceaccount:{namespace}:{name}"));
-    Client::try_from(config).unwrap()
+    config
 }
 
 /// A control plane that the operator can work in.
@@ -42,6 +46,11 @@ impl Plane {
     /// A client in the name of an account.
     pub(crate) async fn client_of(&self, namespace: &str, account: &str) -> Client {
         client(&self.0, Some((namespace, account))).await
+    }
+
+    /// What makes a client in the name of an account.
+    pub(crate) async fn config_of(&self, account: (&str, &str)) -> Config {
+        config(&self.0, Some(account)).await
     }
 
     /// A file by which a program works in the name of an account.
@@ -83,7 +92,7 @@ impl Plane {
 /// The operator at work.
 pub(crate) struct Operator {
     child: Child,
-    metrics: String,
+    pub(crate) url: String,
     _kubeconfig: Option<NamedTempFile>,
 }
 
@@ -94,6 +103,21 @@ impl Operator {
         plane: &Plane,
         namespace: Option<&str>,
         account: Option<(&str, &str)>,
+    ) -> Self {
+        let operator = Self::spawn(plane, namespace, account, false);
+        until("the operator works", async || {
+            operator.metric("observer_operator_leader").await == Some(1.0)
+        })
+        .await;
+        operator
+    }
+
+    /// Starts the program, whose metrics may need the right to read them.
+    pub(crate) fn spawn(
+        plane: &Plane,
+        namespace: Option<&str>,
+        account: Option<(&str, &str)>,
+        authorize_metrics: bool,
     ) -> Self {
         let kubeconfig = account.map(|account| plane.kubeconfig_of(account));
         let path = kubeconfig.as_ref().map(NamedTempFile::path);
@@ -108,23 +132,21 @@ impl Operator {
             .envs(account.map(|(namespace, _)| ("POD_NAMESPACE", namespace)))
             .env("POD_NAME", format!("test-{}", std::process::id()))
             .env("OBSERVER_LOG_FORMAT", "text")
+            // As in the chart.
+            .env("OBSERVER_AUTHORIZE_METRICS", authorize_metrics.to_string())
             .spawn()
             .unwrap();
-        let operator = Self {
+        Self {
             child,
-            metrics: format!("http://{address}/metrics"),
+            url: format!("http://{address}"),
             _kubeconfig: kubeconfig,
-        };
-        until("the operator works", async || {
-            operator.metric("observer_operator_leader").await == Some(1.0)
-        })
-        .await;
-        operator
+        }
     }
 
     /// The sum of all metrics whose names with labels begin so.
     pub(super) async fn metric(&self, name: &str) -> Option<f64> {
-        let text = reqwest::get(&self.metrics).await.ok()?.text().await.ok()?;
+        let answer = reqwest::get(format!("{}/metrics", self.url)).await;
+        let text = answer.ok()?.text().await.ok()?;
         let values: Vec<f64> = text
             .lines()
             .filter(|line| line.starts_with(name))

@@ -144,6 +144,9 @@ fn environment(resources: &ListenerResources) -> Vec<EnvVar> {
         field("POD_IP", "status.podIP"),
     ];
     all.extend(api);
+    if resources.installation.authorize_metrics {
+        all.push(plain("OBSERVER_AUTHORIZE_METRICS", "true"));
+    }
     all
 }
 

@@ -61,6 +61,8 @@ pub struct Installation {
     pub namespace: String,
     /// Labels of the namespaces from which metrics are read; from none where there are no labels.
     pub metrics_from: BTreeMap<String, String>,
+    /// Whether metrics need the token of a user who may read them.
+    pub authorize_metrics: bool,
 }
 
 /// Input of a listener's objects.
