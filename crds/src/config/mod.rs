@@ -14,6 +14,7 @@ mod kafka;
 mod log;
 mod nats;
 mod postgres;
+mod public_address;
 mod redis;
 mod redis_server;
 mod search;
@@ -45,6 +46,7 @@ pub use kafka::{KafkaConfig, SaslConfig, SaslMechanism};
 pub use log::{LogConfig, LogLevel};
 pub use nats::NatsConfig;
 pub use postgres::{OwnDatabase, PostgresConfig};
+pub use public_address::{host_matches, public_blocks};
 pub use redis::{RedisCommand, RedisConfig};
 pub use redis_server::{RedisServerConfig, RedisTopology};
 pub use search::{

@@ -6,13 +6,12 @@
 //! IPv4 address is checked as the latter, because that is where its packets end up.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crds::config::{Egress, HostLimit};
+use crds::config::{Egress, HostLimit, host_matches};
 use futures::future::BoxFuture;
-use ipnet::{Ipv4Net, Ipv6Net};
 use reqwest::Proxy;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::net::TcpStream;
@@ -27,72 +26,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connection timeout for each of several addresses of a host.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Address ranges of IPv4 that are not public; the first that matches names the reason.
-const DENIED_V4: &[(Ipv4Net, &str)] = &[
-    (v4(169, 254, 169, 254, 32), "cloud metadata"),
-    (v4(168, 63, 129, 16, 32), "cloud metadata"),
-    (v4(100, 100, 100, 200, 32), "cloud metadata"),
-    (v4(0, 0, 0, 0, 8), "unspecified"),
-    (v4(10, 0, 0, 0, 8), "private"),
-    (v4(100, 64, 0, 0, 10), "carrier-grade NAT"),
-    (v4(127, 0, 0, 0, 8), "loopback"),
-    (v4(169, 254, 0, 0, 16), "link-local"),
-    (v4(172, 16, 0, 0, 12), "private"),
-    (v4(192, 0, 0, 0, 24), "reserved"),
-    (v4(192, 0, 2, 0, 24), "documentation"),
-    (v4(192, 88, 99, 0, 24), "reserved"),
-    (v4(192, 168, 0, 0, 16), "private"),
-    (v4(198, 18, 0, 0, 15), "benchmark"),
-    (v4(198, 51, 100, 0, 24), "documentation"),
-    (v4(203, 0, 113, 0, 24), "documentation"),
-    (v4(224, 0, 0, 0, 4), "multicast"),
-    (v4(255, 255, 255, 255, 32), "broadcast"),
-    (v4(240, 0, 0, 0, 4), "reserved"),
-];
-
-/// Address ranges of IPv6 that are not public. The last entries are the rule: only
-/// `2000::/3` is global unicast, so all the rest is reserved.
-const DENIED_V6: &[(Ipv6Net, &str)] = &[
-    (
-        v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254], 128),
-        "cloud metadata",
-    ),
-    (v6([0; 8], 128), "unspecified"),
-    (v6([0, 0, 0, 0, 0, 0, 0, 1], 128), "loopback"),
-    (v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10), "link-local"),
-    (v6([0xfec0, 0, 0, 0, 0, 0, 0, 0], 10), "private"),
-    (v6([0xfc00, 0, 0, 0, 0, 0, 0, 0], 7), "private"),
-    (v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8), "multicast"),
-    (v6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0], 32), "documentation"),
-    (v6([0x3fff, 0, 0, 0, 0, 0, 0, 0], 20), "documentation"),
-    (v6([0x2001, 2, 0, 0, 0, 0, 0, 0], 48), "benchmark"),
-    // Holds Teredo, which hides an IPv4 address behind an exclusive or.
-    (v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 23), "reserved"),
-    (v6([0, 0, 0, 0, 0, 0, 0, 0], 3), "reserved"),
-    (v6([0x4000, 0, 0, 0, 0, 0, 0, 0], 2), "reserved"),
-    (v6([0x8000, 0, 0, 0, 0, 0, 0, 0], 1), "reserved"),
-];
-
-/// Prefixes of 96 bits whose last 32 bits are an IPv4 address: mapped, translated,
-/// compatible, NAT64.
-const EMBEDS_V4: &[Ipv6Net] = &[
-    v6([0, 0, 0, 0, 0, 0xffff, 0, 0], 96),
-    v6([0, 0, 0, 0, 0xffff, 0, 0, 0], 96),
-    v6([0, 0, 0, 0, 0, 0, 0, 0], 96),
-    v6([0x64, 0xff9b, 0, 0, 0, 0, 0, 0], 96),
-];
-
-const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Ipv4Net {
-    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix)
-}
-
-const fn v6(s: [u16; 8], prefix: u8) -> Ipv6Net {
-    Ipv6Net::new_assert(
-        Ipv6Addr::new(s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7]),
-        prefix,
-    )
-}
 
 /// Egress to a host is denied. Its address is left out on purpose: authors of observers need not learn
 /// what internal names resolve to.
@@ -242,26 +175,13 @@ impl EgressPolicy {
 
     /// Checks an address that `host` resolved to.
     fn check_address(&self, host: &str, address: IpAddr) -> Result<(), EgressDenied> {
-        let address = effective_address(address);
-        let Some(range) = denied_range(address) else {
+        let Some(range) = self.rules.denied(host, address) else {
             return Ok(());
         };
-        if self.rules.cidrs.iter().any(|net| net.contains(&address)) || self.is_allowed_host(host) {
-            return Ok(());
-        }
         Err(EgressDenied {
             host: host.to_owned(),
             range,
         })
-    }
-
-    /// Returns whether the host may resolve to any address.
-    fn is_allowed_host(&self, host: &str) -> bool {
-        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-        self.rules
-            .hosts
-            .iter()
-            .any(|pattern| host_matches(pattern, &host))
     }
 
     /// Returns the limits of a host, if it has any.
@@ -295,14 +215,6 @@ impl EgressPolicy {
     }
 }
 
-/// Returns whether a pattern, exact or with `*` at its beginning, matches a host.
-pub(crate) fn host_matches(pattern: &str, host: &str) -> bool {
-    match pattern.strip_prefix('*') {
-        Some(suffix) => host.len() > suffix.len() && host.ends_with(suffix),
-        None => pattern == host,
-    }
-}
-
 impl Resolve for EgressPolicy {
     fn resolve(&self, name: Name) -> Resolving {
         let egress = self.clone();
@@ -314,41 +226,6 @@ impl Resolve for EgressPolicy {
             let allowed = egress.select(name.as_str(), found)?;
             Ok::<Addrs, _>(Box::new(allowed.into_iter()))
         })
-    }
-}
-
-/// Returns the address that packets to `address` end up at.
-fn effective_address(address: IpAddr) -> IpAddr {
-    let IpAddr::V6(v6) = address else {
-        return address;
-    };
-    if v6.is_loopback() || v6.is_unspecified() {
-        return address;
-    }
-    let octets = v6.octets();
-    if octets[..2] == [0x20, 0x02] {
-        // 6to4 carries it right after its own prefix.
-        return IpAddr::V4(Ipv4Addr::new(octets[2], octets[3], octets[4], octets[5]));
-    }
-    if EMBEDS_V4.iter().any(|net| net.contains(&v6)) {
-        return IpAddr::V4(Ipv4Addr::new(
-            octets[12], octets[13], octets[14], octets[15],
-        ));
-    }
-    address
-}
-
-/// Returns which range that is not public an effective address is in, if it is in one.
-fn denied_range(address: IpAddr) -> Option<&'static str> {
-    match address {
-        IpAddr::V4(v4) => DENIED_V4
-            .iter()
-            .find(|(net, _)| net.contains(&v4))
-            .map(|(_, range)| *range),
-        IpAddr::V6(v6) => DENIED_V6
-            .iter()
-            .find(|(net, _)| net.contains(&v6))
-            .map(|(_, range)| *range),
     }
 }
 

@@ -1,13 +1,9 @@
 //! Proxy of HTTP requests, where the listener has one.
 
-use std::net::IpAddr;
-
 use crds::config::{Egress, ProxyConfig};
 use percent_encoding::percent_decode_str;
 use reqwest::Proxy;
-use url::{Host, Url};
-
-use super::policy::host_matches;
+use url::Url;
 
 /// Returns the proxy of these rules, if there is one.
 pub(crate) fn proxy(egress: &Egress) -> Option<Proxy> {
@@ -35,19 +31,9 @@ pub(crate) fn name(egress: &Egress) -> Option<String> {
 
 /// Returns whether requests to a target bypass the proxy.
 fn is_direct(config: &ProxyConfig, target: &Url) -> bool {
-    let within = |address: IpAddr| config.direct_cidrs.iter().any(|net| net.contains(&address));
-    match target.host() {
-        Some(Host::Ipv4(address)) => within(address.into()),
-        Some(Host::Ipv6(address)) => within(address.into()),
-        Some(Host::Domain(name)) => {
-            let name = name.strip_suffix('.').unwrap_or(name);
-            config
-                .direct_hosts
-                .iter()
-                .any(|host| host_matches(host, name))
-        }
-        None => true,
-    }
+    target
+        .host_str()
+        .is_none_or(|host| config.is_bypassed(host))
 }
 
 #[cfg(test)]
