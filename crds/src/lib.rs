@@ -7,6 +7,7 @@
 pub mod bundle;
 pub mod config;
 pub mod duration;
+pub mod endpoints;
 pub mod inline_secrets;
 pub mod loader;
 pub mod manifest;

@@ -49,12 +49,26 @@ pub fn load(
     loader.finish(files, bundle)
 }
 
-/// Validates one resource with the Secrets beside it, and returns everything that is wrong with it.
-pub(crate) fn check_alone(text: String) -> Vec<Diagnostic> {
+/// One resource that was validated by itself.
+pub(crate) struct CheckedResource {
+    /// Everything that is wrong with it.
+    pub(crate) diagnostics: Vec<Diagnostic>,
+    /// What it is configured as, if it is a listener.
+    pub(crate) listener: Option<ListenerConfig>,
+    /// What it is configured as, if it is an observer.
+    pub(crate) observer: Option<ObserverConfig>,
+}
+
+/// Validates one resource with the Secrets beside it.
+pub(crate) fn check_alone(text: String) -> CheckedResource {
     let mut loader = Loader::default();
     let path = String::new();
     loader.add_files(&[SourceFile { path, text }], &|_, _| None);
-    loader.diagnostics
+    CheckedResource {
+        diagnostics: loader.diagnostics,
+        listener: loader.listeners.pop().map(|one| one.config),
+        observer: loader.observers.pop().map(|one| one.config),
+    }
 }
 
 /// Resources that have been read so far.

@@ -8,14 +8,16 @@
 mod packed;
 mod references;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::config::Redacted;
+use crate::config::{Egress, Redacted};
+use crate::endpoints::{self, Endpoint};
 use crate::loader::{check_alone, namespace_labels};
 use crate::manifest::Diagnostic;
 use crate::v1alpha1::{GROUP, NamespacesFrom, Observer, ObserverListener, VERSION};
@@ -45,6 +47,10 @@ pub struct CompiledBundle {
     pub listener: Redacted,
     /// Result for each selected observer, ordered by namespace and name.
     pub observers: Vec<ObserverResult>,
+    /// What the listener and the observers in the bundle connect to.
+    pub endpoints: BTreeSet<Endpoint>,
+    /// Where observers may connect to.
+    pub egress: Egress,
 }
 
 /// Result of compiling one observer into a bundle.
@@ -96,9 +102,14 @@ pub enum BundleError {
 }
 
 /// Digests of the observers that the bundle before found valid, with the secrets that they were checked with, so that a
-/// change of one is not a check of all.
+/// change of one is not a check of all. Each has what it connects to.
 #[derive(Clone, Debug, Default)]
-pub struct CheckedObservers(HashSet<[u8; 32]>);
+pub struct CheckedObservers(EndpointsByDigest);
+
+type EndpointsByDigest = HashMap<[u8; 32], Endpoints>;
+
+/// What one observer connects to.
+type Endpoints = Arc<BTreeSet<Endpoint>>;
 
 /// An observer that is to be in a bundle.
 struct Candidate {
@@ -108,6 +119,7 @@ struct Candidate {
     line: String,
     namespace: String,
     needs: BTreeSet<Reference>,
+    endpoints: Endpoints,
 }
 
 /// Compiles the bundle of a listener and the observers that it selects. If they do not all fit, the newest are left out.
@@ -144,25 +156,27 @@ fn compile_within(
     let head = Head::new(listener, secrets)?;
     let mut observers = observers.to_vec();
     observers.sort_by_cached_key(|observer| age(observer));
-    let mut valid = HashSet::with_capacity(checked.0.len());
+    let mut valid = HashMap::with_capacity(checked.0.len());
     let mut candidates = Vec::new();
     let mut results = Vec::with_capacity(observers.len());
     for observer in observers {
         let namespace = observer.namespace().unwrap_or_default();
         let document = document("Observer", observer, &observer.spec);
         let (line, needs) = (document.to_string(), references_of(&namespace, &document));
-        let mut inclusion = check_observer(&line, &needs, secrets, (&checked.0, &mut valid));
-        if inclusion == Inclusion::Included && observer.spec.suspend {
-            inclusion = Inclusion::Suspended;
-        }
-        if inclusion == Inclusion::Included {
-            candidates.push(Candidate {
-                result: results.len(),
-                line,
-                namespace: namespace.clone(),
-                needs,
-            });
-        }
+        let inclusion = match check_observer(&line, &needs, secrets, (&checked.0, &mut valid)) {
+            Ok(_) if observer.spec.suspend => Inclusion::Suspended,
+            Ok(endpoints) => {
+                candidates.push(Candidate {
+                    result: results.len(),
+                    line,
+                    namespace: namespace.clone(),
+                    needs,
+                    endpoints,
+                });
+                Inclusion::Included
+            }
+            Err(inclusion) => inclusion,
+        };
         results.push(ObserverResult {
             namespace,
             name: observer.name_any(),
@@ -181,11 +195,17 @@ fn compile_within(
         ));
     }
     results.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    let mut endpoints = head.endpoints;
+    for one in &candidates[..kept] {
+        endpoints.extend(one.endpoints.iter().cloned());
+    }
     Ok(CompiledBundle {
         text: Redacted::new(text),
         packed,
         listener: Redacted::new(head.text),
         observers: results,
+        endpoints,
+        egress: head.egress,
     })
 }
 
@@ -205,6 +225,8 @@ struct Head {
     needs_labels: bool,
     /// The document with its secrets.
     text: String,
+    endpoints: BTreeSet<Endpoint>,
+    egress: Egress,
 }
 
 impl Head {
@@ -217,10 +239,11 @@ impl Head {
             return Err(BundleError::Unresolved(missing));
         }
         // What only concerns the pods is to be right too.
-        let diagnostics = check(alone(&document.to_string(), &needs, secrets));
-        if !diagnostics.is_empty() {
-            return Err(BundleError::Invalid(diagnostics));
-        }
+        let checked = check_alone(alone(&document.to_string(), &needs, secrets));
+        let config = match checked.listener {
+            Some(config) if checked.diagnostics.is_empty() => config,
+            _ => return Err(BundleError::Invalid(sentences(checked.diagnostics))),
+        };
         remove_fields_of_operator(&mut document);
         let line = document.to_string();
         let text = alone(&line, &needs, secrets);
@@ -232,6 +255,8 @@ impl Head {
             needs,
             needs_labels: listener.spec.observer_namespaces.from == NamespacesFrom::Selector,
             text,
+            endpoints: endpoints::of_listener(&config),
+            egress: config.egress,
         })
     }
 
@@ -295,30 +320,37 @@ fn estimate(head: &Head, candidates: &[Candidate], given: Given<'_>) -> usize {
     candidates.iter().take_while(fits).count()
 }
 
+/// Checks an observer, and returns what it connects to, or why it cannot be in the bundle.
 fn check_observer(
     line: &str,
     needs: &BTreeSet<Reference>,
     secrets: &SecretReader<'_>,
-    (before, valid): (&HashSet<[u8; 32]>, &mut HashSet<[u8; 32]>),
-) -> Inclusion {
+    (before, valid): (&EndpointsByDigest, &mut EndpointsByDigest),
+) -> Result<Endpoints, Inclusion> {
     let missing = missing(needs, secrets);
     if !missing.is_empty() {
-        return Inclusion::Unresolved(missing);
+        return Err(Inclusion::Unresolved(missing));
     }
     let text = alone(line, needs, secrets);
     let digest = Sha256::digest(&text).into();
-    if !before.contains(&digest) {
-        let diagnostics = check(text);
-        if !diagnostics.is_empty() {
-            return Inclusion::Invalid(diagnostics);
-        }
-    }
-    valid.insert(digest);
-    Inclusion::Included
+    let known = before.get(&digest).cloned();
+    let endpoints = known.map_or_else(|| check(text), Ok)?;
+    valid.insert(digest, Arc::clone(&endpoints));
+    Ok(endpoints)
 }
 
-/// Validates a resource, and returns a sentence for each mistake, which begins with the field.
-fn check(text: String) -> Vec<String> {
+fn check(text: String) -> Result<Endpoints, Inclusion> {
+    let checked = check_alone(text);
+    match &checked.observer {
+        Some(config) if checked.diagnostics.is_empty() => {
+            Ok(Arc::new(endpoints::of_observer(config)))
+        }
+        _ => Err(Inclusion::Invalid(sentences(checked.diagnostics))),
+    }
+}
+
+/// Returns a sentence for each mistake, which begins with the field.
+fn sentences(diagnostics: Vec<Diagnostic>) -> Vec<String> {
     let sentence = |diagnostic: Diagnostic| {
         let field = diagnostic.path.split_once(": ").map(|(_, field)| field);
         match field {
@@ -326,13 +358,19 @@ fn check(text: String) -> Vec<String> {
             None => diagnostic.message,
         }
     };
-    check_alone(text).into_iter().map(sentence).collect()
+    diagnostics.into_iter().map(sentence).collect()
 }
 
 /// Removes what the pods need not know: a change of these fields is not a change of what they run.
 fn remove_fields_of_operator(document: &mut Value) {
     if let Some(spec) = document.get_mut("spec").and_then(Value::as_object_mut) {
-        for field in ["replicas", "autoscaling", "podTemplate", "deletionPolicy"] {
+        for field in [
+            "replicas",
+            "autoscaling",
+            "networkPolicy",
+            "podTemplate",
+            "deletionPolicy",
+        ] {
             spec.remove(field);
         }
         // Whether there are pods for jobs decides who works on them; how many does not.
