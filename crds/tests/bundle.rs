@@ -119,7 +119,10 @@ fn what_only_concerns_the_pods_does_not_change_the_bundle() {
     };
     let plain = text(json!({}));
     assert_eq!(
-        text(json!({"replicas": 5, "deletionPolicy": "Retain", "autoscaling": {"maxReplicas": 5}})),
+        text(json!({
+            "replicas": 5, "deletionPolicy": "Retain", "autoscaling": {"maxReplicas": 5},
+            "networkPolicy": {"egress": "Derived"},
+        })),
         plain
     );
     let env = json!([{"name": "A", "valueFrom": {"secretKeyRef": {"name": "none", "key": "k"}}}]);

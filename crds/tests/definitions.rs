@@ -454,6 +454,8 @@ spec.lease object default={"duration":"15s","renewDeadline":"10s","retryPeriod":
 spec.lease.duration string default=15s
 spec.lease.renewDeadline string default=10s
 spec.lease.retryPeriod string default=2s
+spec.networkPolicy object default={"egress":"Open"}
+spec.networkPolicy.egress string enum=["Open","Derived"] default=Open
 spec.observerNamespaces object default={"from":"Same"}
 spec.observerNamespaces.from string enum=["Same","All","Selector"] default=Same
 spec.observerNamespaces.selector object

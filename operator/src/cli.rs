@@ -80,6 +80,17 @@ struct RunArgs {
     /// `get` that path, as the API server says
     #[arg(long, env = "OBSERVER_AUTHORIZE_METRICS")]
     authorize_metrics: bool,
+    /// Ports at which the endpoints of the API server accept connections: the pods of listeners with
+    /// `networkPolicy.egress: Derived` may connect to these at every address
+    #[arg(
+        long = "api-server-port",
+        value_name = "PORT",
+        value_delimiter = ',',
+        value_parser = clap::value_parser!(u16).range(1..),
+        default_value = "443,6443",
+        env = "OBSERVER_API_SERVER_PORTS"
+    )]
+    api_server_ports: Vec<u16>,
     /// Where to answer /healthz, /readyz and /metrics
     #[arg(
         long,
@@ -156,6 +167,7 @@ impl RunArgs {
                     .filter(|(name, _)| !name.is_empty())
                     .collect(),
                 authorize_metrics: self.authorize_metrics,
+                api_server_ports: self.api_server_ports,
             },
             listen: self.listen,
             lease_namespace: (self.leader_election == LeaderElection::Lease)
@@ -242,13 +254,30 @@ mod tests {
 
     use super::*;
 
-    fn metrics_from(given: &str) -> Result<Vec<(String, String)>, clap::Error> {
-        let line = ["o", "run", "--image", "i", "--metrics-from", given];
+    fn installation(given: &[&str]) -> Result<Installation, clap::Error> {
+        let line = ["o", "run", "--image", "i"].iter().chain(given);
         let Command::Run(args) = Cli::try_parse_from(line)?.command else {
             panic!("it is `run`");
         };
-        let labels = args.settings().installation.metrics_from;
+        Ok(args.settings().installation)
+    }
+
+    fn metrics_from(given: &str) -> Result<Vec<(String, String)>, clap::Error> {
+        let labels = installation(&["--metrics-from", given])?.metrics_from;
         Ok(labels.into_iter().collect())
+    }
+
+    #[test]
+    fn ports_of_the_api_server_parse_from_one_string() {
+        let ports = |given: &[&str]| installation(given).map(|found| found.api_server_ports);
+        assert_eq!(ports(&[]).unwrap(), [443, 6443]);
+        assert_eq!(
+            ports(&["--api-server-port", "16443,443"]).unwrap(),
+            [16443, 443]
+        );
+        for wrong in ["0", "https", ""] {
+            assert!(ports(&["--api-server-port", wrong]).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -39,6 +39,7 @@ pub(crate) fn installation() -> Installation {
         namespace: "observers".to_owned(),
         metrics_from: [("team".to_owned(), "metrics".to_owned())].into(),
         authorize_metrics: false,
+        api_server_ports: vec![443, 6443],
     }
 }
 
@@ -48,7 +49,7 @@ fn objects(spec: &Value) -> Vec<DesiredObject> {
         .unwrap()
 }
 
-fn compare(file: &str, object: &Value) {
+pub(crate) fn compare(file: &str, object: &Value) {
     // By way of its text: numbers of JSON have a form of their own in memory.
     let object: serde_yaml_ng::Value = serde_yaml_ng::from_str(&object.to_string()).unwrap();
     compare_text(file, &serde_yaml_ng::to_string(&object).unwrap());
@@ -118,6 +119,7 @@ fn bundle(bytes: usize) -> Bundle {
         },
         listener: made.listener,
         packed: made.packed,
+        egress: None,
     }
 }
 

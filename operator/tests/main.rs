@@ -12,5 +12,6 @@ mod control_plane;
 mod editor;
 mod golden;
 mod metrics;
+mod network_policy;
 mod rights;
 mod versions;

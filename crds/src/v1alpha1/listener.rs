@@ -13,6 +13,7 @@ use super::api::HttpApi;
 use super::autoscaling::Autoscaling;
 use super::egress::EgressRules;
 use super::enrich::CacheDefaults;
+use super::network_policy::NetworkPolicyOptions;
 use super::pod_template::PodTemplate;
 use super::queue::Queue;
 use super::redis_server::RedisServer;
@@ -174,6 +175,10 @@ pub struct ObserverListenerSpec {
     /// Destinations that actions may connect to, and limits for them.
     #[serde(default)]
     pub egress: EgressRules,
+    /// Network policy that the operator makes for the pods. A listener that runs from a file ignores
+    /// it.
+    #[serde(default)]
+    pub network_policy: NetworkPolicyOptions,
     /// Settings of the pods: resources, scheduling, labels. A listener that runs from a file
     /// ignores them.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -9,6 +9,7 @@ mod autoscaling;
 mod egress;
 mod enrich;
 mod listener;
+mod network_policy;
 mod observer;
 mod pod_template;
 mod queue;
@@ -38,6 +39,7 @@ pub use listener::{
     Checkpoint, DEFAULT_MAX_CONCURRENCY, Database, DeletionPolicy, Delivery, LeaseTiming,
     ObserverListener, ObserverListenerSpec,
 };
+pub use network_policy::{NetworkPolicyEgress, NetworkPolicyOptions};
 pub use observer::{EventSelector, Observer, ObserverSpec};
 pub use pod_template::PodTemplate;
 pub(crate) use pod_template::{OWN_NAMES, OWN_PREFIX};

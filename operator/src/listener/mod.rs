@@ -4,6 +4,7 @@ pub mod apply;
 mod autoscale;
 pub mod build;
 mod deletion;
+pub mod derived_egress;
 pub mod finalizer;
 pub mod pod_status;
 mod reconcile;

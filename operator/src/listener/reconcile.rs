@@ -17,6 +17,7 @@ use crate::events::EventDraft;
 use crate::listener::apply;
 use crate::listener::autoscale::{Autoscaler, Load, bounded};
 use crate::listener::build::{DesiredObject, Kind, ListenerResources};
+use crate::listener::derived_egress::DerivedEgress;
 use crate::listener::finalizer::FINALIZER;
 use crate::listener::pod_status::PodStatuses;
 use crate::listener::status::{PodView, Rejection, UnownedShards};
@@ -71,6 +72,8 @@ pub(super) struct DesiredState {
     inputs: u64,
     secrets: BTreeSet<ObjectRef>,
     pub(super) bundle: Result<BundleId, Rejection>,
+    /// What the pods may connect to; everything where absent.
+    egress: Option<Arc<DerivedEgress>>,
     observers: BTreeMap<ObjectRef, Option<ObserverEvaluation>>,
 }
 
@@ -130,7 +133,9 @@ impl Context {
             && !snapshot.terminating
         {
             also_enqueue.extend(self.ensure_finalizer(key, listener).await?);
-            let applied = self.apply_objects((key, listener), &snapshot, state, (id, bundle));
+            let egress = desired.egress.clone();
+            let applied =
+                self.apply_objects((key, listener), &snapshot, state, (id, bundle, egress));
             let applied = applied.await;
             if applied.is_err() {
                 // What was not written is to be compiled again, as its text is not kept.
@@ -256,6 +261,7 @@ impl Context {
         let desired = DesiredState {
             inputs,
             secrets,
+            egress: plan.bundle.as_ref().ok().and_then(|one| one.egress.clone()),
             bundle: match &plan.bundle {
                 Ok(bundle) => Ok(bundle.id.clone()),
                 Err(rejection) => Err(rejection.clone()),
@@ -297,10 +303,11 @@ impl Context {
         (key, listener): (&ObjectRef, &ObserverListener),
         snapshot: &Snapshot,
         state: &mut ListenerState,
-        (id, bundle): (&BundleId, Option<Bundle>),
+        (id, bundle, egress): (&BundleId, Option<Bundle>, Option<Arc<DerivedEgress>>),
     ) -> Result<(), ReconcileError> {
         let resources = ListenerResources {
             replicas: state.replicas(listener),
+            egress,
             ..ListenerResources::new(listener, id.parts, &self.installation)
         };
         let mut wanted = resources.objects()?;

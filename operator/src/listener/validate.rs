@@ -1,13 +1,16 @@
 //! Validates a listener and compiles the bundle of its observers: pure functions.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use crds::bundle::{self, BundleError, CheckedObservers, Inclusion, PackedBundle};
+use crds::bundle::{self, BundleError, CheckedObservers, CompiledBundle, Inclusion, PackedBundle};
 use crds::config::Redacted;
-use crds::v1alpha1::{Observer, ObserverListener};
+use crds::endpoints;
+use crds::v1alpha1::{NetworkPolicyEgress, Observer, ObserverListener};
 use url::Url;
 
 use crate::cache::Snapshot;
+use crate::listener::derived_egress::DerivedEgress;
 use crate::listener::status::Rejection;
 use crate::object_ref::ObjectRef;
 use crate::observer::evaluation::ObserverEvaluation;
@@ -39,6 +42,8 @@ pub struct Bundle {
     pub packed: PackedBundle,
     /// What identifies it.
     pub id: BundleId,
+    /// What its pods may connect to; everything where absent.
+    pub egress: Option<Arc<DerivedEgress>>,
 }
 
 /// Identity of a bundle.
@@ -116,6 +121,7 @@ pub fn plan(
     let selected: Vec<&Observer> = snapshot.observers.iter().map(AsRef::as_ref).collect();
     match bundle::compile(listener, &selected, &snapshot.namespaces, &values, checked) {
         Ok(made) => {
+            let egress = derived_egress(key, listener, &made);
             for result in made.observers {
                 let observer = ObjectRef::new(result.namespace, result.name);
                 observers.insert(observer, evaluation_of(result.inclusion));
@@ -126,6 +132,7 @@ pub fn plan(
             };
             Plan {
                 bundle: Ok(Bundle {
+                    egress,
                     listener: made.listener,
                     packed: made.packed,
                     id,
@@ -137,6 +144,28 @@ pub fn plan(
             bundle: Err(rejection(&error)),
             observers,
         },
+    }
+}
+
+/// Returns what the pods may connect to, where that is to be derived.
+fn derived_egress(
+    key: &ObjectRef,
+    listener: &ObserverListener,
+    made: &CompiledBundle,
+) -> Option<Arc<DerivedEgress>> {
+    match listener.spec.network_policy.egress {
+        NetworkPolicyEgress::Open => None,
+        NetworkPolicyEgress::Derived => {
+            let template = listener.spec.pod_template.as_ref();
+            let variables = template.map_or(&[][..], |template| &template.env);
+            let collectors = endpoints::of_environment(variables);
+            let all = made.endpoints.iter().chain(&collectors);
+            Some(Arc::new(DerivedEgress::new(
+                &key.namespace,
+                &made.egress,
+                all,
+            )))
+        }
     }
 }
 

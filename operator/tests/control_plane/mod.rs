@@ -8,6 +8,7 @@ mod borders;
 pub(crate) mod bundles;
 mod ends;
 mod kstatus;
+mod network_policies;
 pub(crate) mod plane;
 mod pods;
 mod rest;

@@ -25,6 +25,7 @@ use super::ends::{
     remaining_rows_are_reported, taken_job_name_skips_the_cleanup,
 };
 use super::kstatus::kstatus_judges_each_state;
+use super::network_policies::derived_policy_follows_observers;
 use super::pods::{SHARDS, Told, run_pod};
 use super::room::{Room, until};
 use super::tables::untracked_table_is_reported_and_heals;
@@ -62,6 +63,7 @@ pub(super) async fn all(room: impl AsyncFn(&str) -> Room) -> Vec<String> {
         disowned_objects_are_left_alone
         identity_belongs_to_its_namespace
         bundle_grows_beyond_one_secret_and_shrinks_again
+        derived_policy_follows_observers
     }
     let mut failures = Vec::new();
     while let Some(ended) = playing.join_next_with_id().await {

@@ -15,6 +15,7 @@ pub mod service;
 pub mod service_account;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crds::bundle::{MAX_PARTS, part_name};
 use crds::duration::HumanDuration;
@@ -25,6 +26,7 @@ use kube::core::ApiResource;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::derived_egress::DerivedEgress;
 use super::validate::Bundle;
 
 /// Field manager of everything that the operator applies.
@@ -63,6 +65,8 @@ pub struct Installation {
     pub metrics_from: BTreeMap<String, String>,
     /// Whether metrics need the token of a user who may read them.
     pub authorize_metrics: bool,
+    /// Ports of the API server's own endpoints, which are not always those of its Service.
+    pub api_server_ports: Vec<u16>,
 }
 
 /// Input of a listener's objects.
@@ -84,6 +88,8 @@ pub struct ListenerResources {
     pub drain_timeout: HumanDuration,
     /// Number of Secrets of the bundle.
     pub bundle_parts: usize,
+    /// What the pods may connect to; everything where absent.
+    pub egress: Option<Arc<DerivedEgress>>,
     /// What users add to the pods.
     pub template: PodTemplate,
     /// Settings for all listeners.
@@ -108,14 +114,14 @@ pub enum Kind {
     Role,
     /// Grant of the permissions.
     RoleBinding,
+    /// Ingress to the pods, and egress: what a bundle makes them connect to is admitted before they have it.
+    NetworkPolicy,
     /// A part of the bundle after the first, counted from 2.
     BundlePart(u8),
     /// The bundle, or the first part of it: it tells what the others have to be.
     Secret,
     /// Names of the pods in DNS.
     Service,
-    /// Ingress to the pods.
-    NetworkPolicy,
     /// Eviction limit of the pods.
     PodDisruptionBudget,
     /// Eviction limit of the workers.
@@ -132,6 +138,7 @@ impl Kind {
         Self::ServiceAccount,
         Self::Role,
         Self::RoleBinding,
+        Self::NetworkPolicy,
         Self::BundlePart(2),
         Self::BundlePart(3),
         Self::BundlePart(4),
@@ -141,7 +148,6 @@ impl Kind {
         Self::BundlePart(8),
         Self::Secret,
         Self::Service,
-        Self::NetworkPolicy,
         Self::PodDisruptionBudget,
         Self::WorkersBudget,
         Self::Deployment,
@@ -198,7 +204,7 @@ pub struct DesiredObject {
 
 impl ListenerResources {
     /// Takes the input from a listener as the API server stores it, with namespace, name and uid. Its bundle takes this
-    /// many Secrets.
+    /// many Secrets. What its pods connect to is not restricted.
     #[must_use]
     pub fn new(
         listener: &ObserverListener,
@@ -215,6 +221,7 @@ impl ListenerResources {
             api_port: listener.spec.api.as_ref().map(|api| api.port),
             drain_timeout: listener.spec.delivery.drain_timeout,
             bundle_parts,
+            egress: None,
             template: listener.spec.pod_template.clone().unwrap_or_default(),
             installation: installation.clone(),
         }
