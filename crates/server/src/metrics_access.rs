@@ -35,6 +35,8 @@ struct Gate {
     remedy: &'static str,
     unknown: Limiter,
     refused: LogLimit,
+    /// Apart from the others, since it names the user who is to be given the right.
+    forbidden: LogLimit,
     unavailable: LogLimit,
 }
 
@@ -65,6 +67,7 @@ impl MetricsAccess {
             remedy,
             unknown: Limiter::of_unknown_tokens(),
             refused: LogLimit::default(),
+            forbidden: LogLimit::default(),
             unavailable: LogLimit::default(),
         })))
     }
@@ -100,9 +103,12 @@ impl Gate {
             Remembered::Nobody => None,
             remembered => {
                 // A flood of tokens that are not known keeps nobody out who was known a moment ago.
-                if matches!(remembered, Remembered::Nothing) {
-                    self.unknown.admit().map_err(Refusal::TooMany)?;
-                }
+                let limiter = if let Remembered::Stale(own) = &remembered {
+                    own
+                } else {
+                    &self.unknown
+                };
+                limiter.admit().map_err(Refusal::TooMany)?;
                 let reviewed = self.reviewer.review(token, digest).await;
                 reviewed.map_err(|error| self.unavailable(error))?
             }
@@ -123,11 +129,15 @@ impl Gate {
 
     /// Logs a refusal, at most one of a kind in a while.
     fn log(&self, refusal: &Refusal) {
-        let now = Instant::now();
+        let limit = match refusal {
+            Refusal::Unavailable(..) => &self.unavailable,
+            Refusal::Forbidden(_) => &self.forbidden,
+            Refusal::Unauthorized | Refusal::TooMany(_) => &self.refused,
+        };
+        let Some(count) = limit.count(Instant::now()) else {
+            return;
+        };
         if let Refusal::Unavailable(error, remedy) = refusal {
-            let Some(count) = self.unavailable.count(now) else {
-                return;
-            };
             let remedy = matches!(error, ReviewError::Forbidden(_)).then_some(*remedy);
             tracing::warn!(
                 count,
@@ -135,7 +145,7 @@ impl Gate {
                 remedy,
                 "metrics refused: the API server does not say who a token is and what they may"
             );
-        } else if let Some(count) = self.refused.count(now) {
+        } else {
             tracing::warn!(count, "metrics refused: {}", refusal.text());
         }
     }
@@ -266,6 +276,11 @@ mod tests {
             ),
             (
                 Refusal::Unavailable(ReviewError::TimedOut, "bind it"),
+                503,
+                "try again",
+            ),
+            (
+                Refusal::Unavailable(ReviewError::Busy, "bind it"),
                 503,
                 "try again",
             ),

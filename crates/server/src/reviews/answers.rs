@@ -35,6 +35,12 @@ struct Answer {
     rights: Vec<(Right, bool, Instant)>,
 }
 
+impl Answer {
+    fn has_a_right(&self) -> bool {
+        self.rights.iter().any(|(_, is_allowed, _)| *is_allowed)
+    }
+}
+
 impl Answers {
     pub(super) fn new(max_age: Duration) -> Self {
         Self {
@@ -49,7 +55,7 @@ impl Answers {
         };
         match &answer.user {
             Some(user) if answer.until > now => Remembered::User(user.clone()),
-            Some(_) if answer.until + MAX_STALE > now => Remembered::Stale,
+            Some(user) if answer.until + MAX_STALE > now => Remembered::Stale(user.limiter.clone()),
             None if answer.until > now => Remembered::Nobody,
             _ => Remembered::Nothing,
         }
@@ -73,14 +79,26 @@ impl Answers {
             user: user.clone(),
             rights: Vec::new(),
         };
-        if self.of.len() >= MAX_REMEMBERED {
-            self.of.retain(|_, answer| answer.until > now);
+        if self.of.len() >= MAX_REMEMBERED && !self.of.contains_key(&digest) {
+            self.make_room(now);
         }
-        // With as many at once, answers are not remembered.
-        if self.of.len() < MAX_REMEMBERED || self.of.contains_key(&digest) {
-            self.of.insert(digest, answer);
-        }
+        self.of.insert(digest, answer);
         user
+    }
+
+    /// Forgets tokens of nobody and users who are not known any more. If there are none, it forgets one user: of those
+    /// who have no right if there are such, and the one whose answer is the oldest.
+    fn make_room(&mut self, now: Instant) {
+        self.of
+            .retain(|_, answer| answer.user.is_some() && answer.until + MAX_STALE > now);
+        if self.of.len() < MAX_REMEMBERED {
+            return;
+        }
+        let answers = self.of.iter();
+        let first = answers.min_by_key(|(_, answer)| (answer.has_a_right(), answer.until));
+        if let Some(digest) = first.map(|(digest, _)| *digest) {
+            self.of.remove(&digest);
+        }
     }
 
     pub(super) fn known(&self, user: &ClusterUser, right: &Right, now: Instant) -> Option<bool> {
@@ -194,21 +212,54 @@ mod tests {
     #[test]
     fn remembered_tokens_are_bounded() {
         let (mut answers, now) = (answers(), Instant::now());
-        for n in 0..MAX_REMEMBERED {
+        for n in 0..=2 * MAX_REMEMBERED {
             answers.note_user(digest(&format!("forged {n}")), None, now);
+            assert!(answers.of.len() <= MAX_REMEMBERED);
         }
+        for n in 0..=2 * MAX_REMEMBERED {
+            answers.note_user(digest(&format!("user {n}")), Some(info()), now);
+            assert!(answers.of.len() <= MAX_REMEMBERED);
+        }
+    }
+
+    #[test]
+    fn users_with_a_right_are_forgotten_last() {
+        let (mut answers, now) = (answers(), Instant::now());
         let one = digest("one");
-        // It is a user's, though there is no room to remember that.
         let user = answers.note_user(one, Some(info()), now).unwrap();
-        assert_eq!(answers.of.len(), MAX_REMEMBERED);
         answers.note_right(&user, &right("get"), true, now);
-        assert_eq!(answers.known(&user, &right("get"), now), None);
-        let later = now + MAX_REFUSAL_AGE;
-        answers.note_user(one, Some(info()), later);
-        assert_eq!(answers.of.len(), 1);
+        let later = now + MAX_AGE;
+        let is_stale =
+            |answers: &Answers| matches!(answers.remembered(&one, later), Remembered::Stale(_));
+        for n in 0..=MAX_REMEMBERED {
+            answers.note_user(digest(&format!("forged {n}")), None, later);
+        }
+        assert!(is_stale(&answers));
+        for n in 0..=MAX_REMEMBERED {
+            answers.note_user(digest(&format!("user {n}")), Some(info()), later);
+        }
+        assert!(is_stale(&answers));
+        // There is room for new ones, too.
+        let new = digest("new");
+        let user = answers.note_user(new, Some(info()), later).unwrap();
+        answers.note_right(&user, &right("get"), true, later);
+        assert_eq!(answers.known(&user, &right("get"), later), Some(true));
         assert!(matches!(
-            answers.remembered(&one, later),
+            answers.remembered(&new, later),
             Remembered::User(_)
         ));
+    }
+
+    #[test]
+    fn stale_users_outlast_refusals_without_a_right() {
+        let (mut answers, now) = (answers(), Instant::now());
+        let one = digest("one");
+        answers.note_user(one, Some(info()), now);
+        let later = now + MAX_AGE;
+        for n in 0..=MAX_REMEMBERED {
+            answers.note_user(digest(&format!("forged {n}")), None, later);
+        }
+        let found = answers.remembered(&one, later);
+        assert!(matches!(found, Remembered::Stale(_)));
     }
 }

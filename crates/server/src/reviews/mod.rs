@@ -6,8 +6,8 @@ mod answers;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::http::HeaderMap;
-use axum::http::header::AUTHORIZATION;
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::{HeaderMap, Request};
 use k8s_openapi::api::authentication::v1::{
     TokenReview, TokenReviewSpec, TokenReviewStatus, UserInfo,
 };
@@ -15,9 +15,11 @@ use k8s_openapi::api::authorization::v1::{
     NonResourceAttributes, ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
     SubjectAccessReviewStatus,
 };
-use kube::api::PostParams;
-use kube::{Api, Client};
+use kube::{Client, Resource};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use crate::limiter::Limiter;
@@ -26,6 +28,10 @@ use answers::Answers;
 
 /// How long the API server may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Maximum number of requests to the API server at once. A port has many more connections, so slow answers leave some
+/// to the probes.
+const MAX_ASKED: usize = 8;
 
 /// Maximum bytes of a token.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
@@ -79,8 +85,8 @@ impl ClusterUser {
 pub enum Remembered {
     /// Nothing: the API server has to be asked.
     Nothing,
-    /// It was a user's a while ago: the API server has to be asked again.
-    Stale,
+    /// It was a user's a while ago: the API server has to be asked again, as often as the user's limiter admits.
+    Stale(Limiter),
     /// It is nobody's.
     Nobody,
     /// It is a user's.
@@ -99,6 +105,9 @@ pub enum ReviewError {
     /// It refuses, or cannot be reached.
     #[error(transparent)]
     Failed(kube::Error),
+    /// It is being asked as much as it may be.
+    #[error("it has not answered other requests yet")]
+    Busy,
     /// It does not answer in time.
     #[error("it has not answered within {} s", TIMEOUT.as_secs())]
     TimedOut,
@@ -108,7 +117,7 @@ impl From<kube::Error> for ReviewError {
     fn from(error: kube::Error) -> Self {
         match error {
             kube::Error::Api(status) if status.code == 403 => Self::Forbidden(status.message),
-            kube::Error::SerdeError(_) => Self::Malformed,
+            kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => Self::Malformed,
             error => Self::Failed(error),
         }
     }
@@ -116,8 +125,8 @@ impl From<kube::Error> for ReviewError {
 
 /// Asks the API server about tokens.
 pub struct Reviewer {
-    tokens: Api<TokenReview>,
-    access: Api<SubjectAccessReview>,
+    client: Client,
+    asked: Semaphore,
     answers: Mutex<Answers>,
 }
 
@@ -132,8 +141,8 @@ impl Reviewer {
     #[must_use]
     pub fn new(client: &Client, max_age: Duration) -> Self {
         Self {
-            tokens: Api::all(client.clone()),
-            access: Api::all(client.clone()),
+            client: client.clone(),
+            asked: Semaphore::new(MAX_ASKED),
             answers: Mutex::new(Answers::new(max_age)),
         }
     }
@@ -156,11 +165,7 @@ impl Reviewer {
             },
             ..TokenReview::default()
         };
-        let parameters = PostParams::default();
-        let asked = self.tokens.create(&parameters, &review);
-        let answer = timeout(TIMEOUT, asked).await;
-        let status = answer.map_err(|_| ReviewError::TimedOut)??.status;
-        let user = status.and_then(user_of);
+        let user = self.ask(&review).await?.status.and_then(user_of);
         Ok(lock(&self.answers).note_user(digest, user, Instant::now()))
     }
 
@@ -185,13 +190,27 @@ impl Reviewer {
             },
             ..SubjectAccessReview::default()
         };
-        let parameters = PostParams::default();
-        let asked = self.access.create(&parameters, &review);
-        let answer = timeout(TIMEOUT, asked).await;
-        let status = answer.map_err(|_| ReviewError::TimedOut)??.status;
+        let status = self.ask(&review).await?.status;
         let is_allowed = status.is_some_and(|status| is_allowed(&status));
         lock(&self.answers).note_right(user, right, is_allowed, Instant::now());
         Ok(is_allowed)
+    }
+
+    /// Sends a review and returns it as answered. It does without `Api::create`, which logs answers that it cannot
+    /// decode, and with them the token.
+    async fn ask<R>(&self, review: &R) -> Result<R, ReviewError>
+    where
+        R: Resource<DynamicType = ()> + Serialize + DeserializeOwned,
+    {
+        let _asked = self.asked.try_acquire().map_err(|_| ReviewError::Busy)?;
+        let body = serde_json::to_vec(review).map_err(kube::Error::SerdeError)?;
+        let request = Request::post(R::url_path(&(), None))
+            .header(CONTENT_TYPE, "application/json")
+            .body(body)
+            .map_err(kube::Error::HttpError)?;
+        let answer = timeout(TIMEOUT, self.client.request_text(request)).await;
+        let text = answer.map_err(|_| ReviewError::TimedOut)??;
+        serde_json::from_str(&text).map_err(|_| ReviewError::Malformed)
     }
 }
 
@@ -209,7 +228,61 @@ fn is_allowed(status: &SubjectAccessReviewStatus) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+    use axum::Router;
+    use kube::Config;
+    use tokio::net::TcpListener;
+    use tokio::task::{JoinSet, yield_now};
+
     use super::*;
+
+    /// A reviewer, and the socket of its API server.
+    async fn reviewer() -> (Arc<Reviewer>, TcpListener) {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", socket.local_addr().unwrap());
+        let mut config = Config::new(url.parse().unwrap());
+        config.default_retry = false;
+        let client = Client::try_from(config).unwrap();
+        let reviewer = Reviewer::new(&client, Duration::from_mins(1));
+        (Arc::new(reviewer), socket)
+    }
+
+    #[tokio::test]
+    async fn slow_answers_are_awaited_by_few() {
+        let (reviewer, socket) = reviewer().await;
+        let mut tasks = JoinSet::new();
+        // Accepts, and never answers.
+        tasks.spawn(async move {
+            let mut connections = Vec::new();
+            while let Ok(connection) = socket.accept().await {
+                connections.push(connection);
+            }
+        });
+        for n in 0..MAX_ASKED {
+            let reviewer = Arc::clone(&reviewer);
+            tasks.spawn(async move {
+                let token = format!("token {n}");
+                drop(reviewer.review(&token, digest(&token)).await);
+            });
+        }
+        while reviewer.asked.available_permits() > 0 {
+            yield_now().await;
+        }
+        let asked = reviewer.review("one more", digest("one more"));
+        let refused = timeout(Duration::from_secs(1), asked).await.unwrap();
+        assert!(matches!(refused, Err(ReviewError::Busy)));
+        tasks.shutdown().await;
+        assert_eq!(reviewer.asked.available_permits(), MAX_ASKED);
+    }
+
+    #[tokio::test]
+    async fn answers_that_are_no_reviews_are_errors() {
+        let (reviewer, socket) = reviewer().await;
+        let app = Router::new().fallback(async || r#"{"spec": {"token": "secret"}, "status": 1}"#);
+        let server = tokio::spawn(async move { axum::serve(socket, app).await });
+        let answered = reviewer.review("secret", digest("secret")).await;
+        assert!(matches!(answered, Err(ReviewError::Malformed)));
+        server.abort();
+    }
 
     #[test]
     fn bearer_tokens_are_found_and_nothing_else() {

@@ -90,9 +90,7 @@ impl Auth {
             return Err(Problem::unauthorized());
         };
         let caller = self.caller(token).await?;
-        caller.limiter.admit().map_err(|delay| {
-            Problem::too_many("too many requests with this token; make fewer", delay)
-        })?;
+        admit(&caller.limiter)?;
         Ok(caller)
     }
 
@@ -112,7 +110,9 @@ impl Auth {
             (Some(Remembered::Nobody), _) => None,
             (remembered, reviewer) => {
                 // A flood of tokens that are not known keeps nobody out who was known a moment ago.
-                if !matches!(remembered, Some(Remembered::Stale)) {
+                if let Some(Remembered::Stale(own)) = &remembered {
+                    admit(own)?;
+                } else {
                     self.unknown.admit().map_err(|delay| {
                         self.note_failure();
                         let detail = "too many requests with tokens that are not known";
@@ -161,4 +161,11 @@ impl Auth {
             tracing::warn!(count, "HTTP API: requests with a token that is not known");
         }
     }
+}
+
+/// Counts a request with a token that is known.
+fn admit(limiter: &Limiter) -> Result<(), Problem> {
+    limiter
+        .admit()
+        .map_err(|delay| Problem::too_many("too many requests with this token; make fewer", delay))
 }

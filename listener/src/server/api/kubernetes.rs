@@ -6,7 +6,9 @@ use crds::config::ApiRole;
 use crds::v1alpha1::GROUP;
 use k8s_openapi::api::authorization::v1::ResourceAttributes;
 use kube::Client;
+use server::limiter::LogLimit;
 use server::reviews::{ClusterUser, Remembered, ReviewError, Reviewer, Right, TokenDigest};
+use tokio::time::Instant;
 
 use super::problem::Problem;
 
@@ -21,6 +23,7 @@ const SUBRESOURCE: &str = "events";
 #[derive(Debug)]
 pub(super) struct ApiReviewer {
     reviewer: Reviewer,
+    unavailable: LogLimit,
     namespace: String,
     name: String,
 }
@@ -30,6 +33,7 @@ impl ApiReviewer {
     pub(super) fn new(client: &Client, namespace: &str, name: &str) -> Self {
         Self {
             reviewer: Reviewer::new(client, MAX_AGE),
+            unavailable: LogLimit::default(),
             namespace: namespace.to_owned(),
             name: name.to_owned(),
         }
@@ -47,7 +51,7 @@ impl ApiReviewer {
         digest: TokenDigest,
     ) -> Result<Option<ClusterUser>, Problem> {
         let reviewed = self.reviewer.review(token, digest).await;
-        reviewed.map_err(|error| unavailable(&error))
+        reviewed.map_err(|error| self.unavailable(&error))
     }
 
     /// Returns whether a user has a role.
@@ -66,7 +70,7 @@ impl ApiReviewer {
             ..ResourceAttributes::default()
         }));
         let allowed = self.reviewer.has(user, &right).await;
-        allowed.map_err(|error| unavailable(&error))
+        allowed.map_err(|error| self.unavailable(&error))
     }
 
     /// Says what a user lacks.
@@ -79,6 +83,29 @@ impl ApiReviewer {
             self.namespace
         )
     }
+
+    /// Logs that the API server did not say, at most one line in a while, and says so.
+    fn unavailable(&self, error: &ReviewError) -> Problem {
+        let count = self.unavailable.count(Instant::now());
+        if let ReviewError::Forbidden(message) = error {
+            if let Some(count) = count {
+                tracing::warn!(
+                    count,
+                    message,
+                    "HTTP API: the pods' service account may not ask the API server who a token is: bind \
+                     system:auth-delegator to it"
+                );
+            }
+            return Problem::unavailable(
+                "the listener's pods may not ask the API server who you are: an administrator lets them, with \
+                 rbac.tokenReviews of the chart, as docs/reference/http-api.md says",
+            );
+        }
+        if let Some(count) = count {
+            tracing::warn!(count, %error, "HTTP API: the API server does not say who a token is");
+        }
+        Problem::unavailable("the API server cannot be asked who you are; try again")
+    }
 }
 
 const fn verb(role: ApiRole) -> &'static str {
@@ -86,21 +113,4 @@ const fn verb(role: ApiRole) -> &'static str {
         ApiRole::Read => "get",
         ApiRole::Operate => "update",
     }
-}
-
-/// Logs that the API server did not say, and says so.
-fn unavailable(error: &ReviewError) -> Problem {
-    if let ReviewError::Forbidden(message) = error {
-        tracing::warn!(
-            message,
-            "HTTP API: the pods' service account may not ask the API server who a token is: bind \
-             system:auth-delegator to it"
-        );
-        return Problem::unavailable(
-            "the listener's pods may not ask the API server who you are: an administrator lets them, with \
-             rbac.tokenReviews of the chart, as docs/reference/http-api.md says",
-        );
-    }
-    tracing::warn!(%error, "HTTP API: the API server does not say who a token is");
-    Problem::unavailable("the API server cannot be asked who you are; try again")
 }
