@@ -8,6 +8,7 @@ import (
 
 	operatorsv1alpha1 "github.com/operator-framework/api/pkg/operators/v1alpha1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"sigs.k8s.io/yaml"
 )
 
@@ -15,6 +16,7 @@ const (
 	ownCSV       = "manifests/observer-operator.clusterserviceversion.yaml"
 	listenerFile = "manifests/observers.fraiseql.dev_observerlisteners.yaml"
 	digest       = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+	version      = "1.2.3"
 )
 
 func helm() string {
@@ -30,6 +32,14 @@ func sourcesOf(t *testing.T, digest string) *sources {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return s
+}
+
+// Of a version and a changelog that no release changes.
+func sourcesOfVersion(t *testing.T, changelog string) *sources {
+	t.Helper()
+	s := sourcesOf(t, digest)
+	s.meta.Version, s.changelog = version, changelog
 	return s
 }
 
@@ -133,6 +143,10 @@ var mutations = []struct {
 			}
 		}
 	})},
+	{"a right on a path is too much", "gives more: path /metrics: get", csvChange(func(own *csv) {
+		permission := &own.Spec.InstallStrategy.StrategySpec.Permissions[0]
+		permission.Rules = append(permission.Rules, readMetrics)
+	})},
 	{"rights are of the whole cluster", "clusterPermissions, and the chart's ClusterRoles: the bundle gives more", csvChange(func(own *csv) {
 		strategy := &own.Spec.InstallStrategy.StrategySpec
 		strategy.ClusterPermissions = strategy.Permissions
@@ -140,8 +154,8 @@ var mutations = []struct {
 	{"rights are another account's", "the bundle lacks: apps deployments", csvChange(func(own *csv) {
 		own.Spec.InstallStrategy.StrategySpec.Permissions[0].ServiceAccountName = "other"
 	})},
-	{"the version is no version", "the bundle cannot be loaded", fileChange(ownCSV, "\n  version: 0.1.0", "\n  version: 0.1")},
-	{"the name is of another version", "the bundle is observer-operator.v0.2.0 of version", csvChange(func(own *csv) { own.Name = name("0.2.0") })},
+	{"the version is no version", "the bundle cannot be loaded", fileChange(ownCSV, "\n  version: "+version, "\n  version: 1.2")},
+	{"the name is of another version", "the bundle is observer-operator.v1.2.4 of version", csvChange(func(own *csv) { own.Name = name("1.2.4") })},
 	{"the name is no name", `metadata.name "Observers 1" is invalid`, csvChange(func(own *csv) { own.Name = "Observers 1" })},
 	{"it replaces itself", "is not older", csvChange(func(own *csv) { own.Spec.Replaces = own.Name })},
 	{"it skips itself", "has the version itself", csvChange(func(own *csv) { own.Annotations["olm.skipRange"] = "<9.0.0" })},
@@ -195,6 +209,8 @@ var mutations = []struct {
 	}},
 }
 
+var readMetrics = rbacv1.PolicyRule{NonResourceURLs: []string{"/metrics"}, Verbs: []string{"get"}}
+
 func csvChange(change func(*csv)) func(*testing.T, string) {
 	return func(t *testing.T, folder string) { edit(t, folder, change) }
 }
@@ -204,9 +220,12 @@ func fileChange(file, old, new string) func(*testing.T, string) {
 }
 
 func TestMistakesAreNoticed(t *testing.T) {
-	s := sourcesOf(t, digest)
+	s := sourcesOfVersion(t, "## [1.2.3] - 2026-12-24\n## [1.2.2] - 2026-12-01\n")
 	c := checkerOf(t, s)
 	right := made(t, s)
+	for _, problem := range c.check(right) {
+		t.Errorf("before any mistake: %s", problem)
+	}
 	for _, one := range mutations {
 		t.Run(strings.ReplaceAll(one.name, " ", "_"), func(t *testing.T) {
 			folder := t.TempDir()
@@ -222,13 +241,64 @@ func TestMistakesAreNoticed(t *testing.T) {
 	}
 }
 
+// A chart that gives what the bundle does not, or cannot.
+func TestRightsOfTheChartAreNoticed(t *testing.T) {
+	const account = "observer-operator"
+	subjects := []rbacv1.Subject{{Kind: "ServiceAccount", Name: account}}
+	delegator := rbacv1.RoleRef{Kind: "ClusterRole", Name: "system:auth-delegator"}
+	for _, one := range []struct {
+		name   string
+		said   string
+		change func(*rendering)
+		// Whether no bundle can be made of it.
+		fails bool
+	}{
+		{"a right on a path is missing", "the bundle lacks: path /metrics: get", func(chart *rendering) {
+			role := grow(&chart.clusterRoles)
+			role.Name, role.Rules = "reader", []rbacv1.PolicyRule{readMetrics}
+			binding := grow(&chart.clusterRoleBindings)
+			binding.RoleRef, binding.Subjects = rbacv1.RoleRef{Kind: "ClusterRole", Name: role.Name}, subjects
+		}, false},
+		{"a role of the cluster is bound", "does not make the ClusterRole system:auth-delegator", func(chart *rendering) {
+			binding := grow(&chart.clusterRoleBindings)
+			binding.RoleRef, binding.Subjects = delegator, subjects
+		}, true},
+		{"a role of the cluster is bound in a namespace", "does not make the ClusterRole system:auth-delegator", func(chart *rendering) {
+			binding := grow(&chart.roleBindings)
+			binding.RoleRef, binding.Subjects = delegator, subjects
+		}, true},
+		{"a role is of another namespace", "does not make the Role observer-operator", func(chart *rendering) {
+			chart.roles[0].Namespace = "other"
+		}, true},
+	} {
+		t.Run(strings.ReplaceAll(one.name, " ", "_"), func(t *testing.T) {
+			s := sourcesOf(t, digest)
+			if is := s.chart.deployment.Spec.Template.Spec.ServiceAccountName; is != account {
+				t.Fatalf("the account is %s", is)
+			}
+			folder := made(t, s)
+			one.change(s.chart)
+			if all := strings.Join(checkerOf(t, s).check(folder), "\n"); !strings.Contains(all, one.said) {
+				t.Errorf("nothing is said of %q, but:\n%s", one.said, all)
+			}
+			_, err := makeCSV(s)
+			if one.fails && (err == nil || !strings.Contains(err.Error(), one.said)) {
+				t.Errorf("a bundle is made: %v", err)
+			}
+			if !one.fails && err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 func TestPredecessorComesFromTheChangelog(t *testing.T) {
-	s := sourcesOf(t, "")
+	s := sourcesOfVersion(t, "")
 	for _, one := range []struct{ changelog, replaces, created string }{
 		{"## [Unreleased]\n", "", ""},
 		{"## [Unreleased]\n## [0.0.9] - 2026-01-02\n", "observer-operator.v0.0.9", ""},
-		{"## [0.1.0] - 2026-12-24\n## [0.1.0-rc.1] - 2026-12-01\n", "observer-operator.v0.1.0-rc.1", "2026-12-24"},
-		{"## [0.1.0] - 2026-12-24\n", "", "2026-12-24"},
+		{"## [1.2.3] - 2026-12-24\n## [1.2.3-rc.1] - 2026-12-01\n", "observer-operator.v1.2.3-rc.1", "2026-12-24"},
+		{"## [1.2.3] - 2026-12-24\n", "", "2026-12-24"},
 	} {
 		s.changelog = one.changelog
 		own, err := makeCSV(s)

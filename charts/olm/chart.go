@@ -172,30 +172,51 @@ func grow[T any](list *[]*T) *T {
 	return one
 }
 
-// Rules that roles give to an account, role by role.
-func (r *rendering) rulesOf(account string) [][]rbacv1.PolicyRule {
+// Rules that an account gets by RoleBindings, role by role.
+func (r *rendering) rulesOf(account string) ([][]rbacv1.PolicyRule, error) {
 	var all [][]rbacv1.PolicyRule
 	for _, binding := range r.roleBindings {
-		for _, role := range r.roles {
-			if binding.RoleRef.Name == role.Name && binding.Namespace == role.Namespace && names(binding.Subjects, account) {
-				all = append(all, role.Rules)
-			}
+		if !names(binding.Subjects, account) {
+			continue
 		}
+		rules, err := r.rulesOfRole(binding.RoleRef, binding.Namespace)
+		if err != nil {
+			return nil, fmt.Errorf("the RoleBinding %s: %w", binding.Name, err)
+		}
+		all = append(all, rules)
 	}
-	return all
+	return all, nil
 }
 
-// The same of cluster roles. Those that are bound to nobody are not among them.
-func (r *rendering) clusterRulesOf(account string) [][]rbacv1.PolicyRule {
+// The same by ClusterRoleBindings.
+func (r *rendering) clusterRulesOf(account string) ([][]rbacv1.PolicyRule, error) {
 	var all [][]rbacv1.PolicyRule
 	for _, binding := range r.clusterRoleBindings {
-		for _, role := range r.clusterRoles {
-			if binding.RoleRef.Name == role.Name && names(binding.Subjects, account) {
-				all = append(all, role.Rules)
-			}
+		if !names(binding.Subjects, account) {
+			continue
+		}
+		rules, err := r.rulesOfRole(binding.RoleRef, "")
+		if err != nil {
+			return nil, fmt.Errorf("the ClusterRoleBinding %s: %w", binding.Name, err)
+		}
+		all = append(all, rules)
+	}
+	return all, nil
+}
+
+// OLM binds no roles that exist already, so those of the cluster cannot be passed on.
+func (r *rendering) rulesOfRole(ref rbacv1.RoleRef, namespace string) ([]rbacv1.PolicyRule, error) {
+	for _, role := range r.roles {
+		if ref.Kind == "Role" && ref.Name == role.Name && namespace == role.Namespace {
+			return role.Rules, nil
 		}
 	}
-	return all
+	for _, role := range r.clusterRoles {
+		if ref.Kind == "ClusterRole" && ref.Name == role.Name {
+			return role.Rules, nil
+		}
+	}
+	return nil, fmt.Errorf("the chart does not make the %s %s, whose rights the bundle would have to give", ref.Kind, ref.Name)
 }
 
 // Cluster roles that are bound to nobody: they are for users, by aggregation.
@@ -205,6 +226,9 @@ func (r *rendering) rolesOfUsers() []*rbacv1.ClusterRole {
 		bound := false
 		for _, binding := range r.clusterRoleBindings {
 			bound = bound || binding.RoleRef.Name == role.Name
+		}
+		for _, binding := range r.roleBindings {
+			bound = bound || binding.RoleRef.Kind == "ClusterRole" && binding.RoleRef.Name == role.Name
 		}
 		if !bound {
 			all = append(all, role)

@@ -125,8 +125,16 @@ func addInstall(csv *operatorsv1alpha1.ClusterServiceVersion, s *sources) error 
 	strategy.StrategySpec.DeploymentSpecs = []operatorsv1alpha1.StrategyDeploymentSpec{{
 		Name: s.chart.deployment.Name, Label: labels(s.chart.deployment.Labels), Spec: spec,
 	}}
-	strategy.StrategySpec.Permissions = permissions(account, s.chart.rulesOf(account))
-	strategy.StrategySpec.ClusterPermissions = permissions(account, s.chart.clusterRulesOf(account))
+	rules, err := s.chart.rulesOf(account)
+	if err != nil {
+		return err
+	}
+	clusterRules, err := s.chart.clusterRulesOf(account)
+	if err != nil {
+		return err
+	}
+	strategy.StrategySpec.Permissions = permissions(account, rules)
+	strategy.StrategySpec.ClusterPermissions = permissions(account, clusterRules)
 	image := spec.Template.Spec.Containers[0].Image
 	if len(s.meta.images) != 1 {
 		return fmt.Errorf("Chart.yaml lists %d images, and the bundle knows of one", len(s.meta.images))

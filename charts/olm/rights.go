@@ -10,10 +10,13 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 )
 
-// One verb of one resource, perhaps of a certain name.
-type right struct{ group, resource, name, verb string }
+// One verb of one resource, perhaps of a certain name, or of one path.
+type right struct{ group, resource, name, path, verb string }
 
 func (r right) String() string {
+	if r.path != "" {
+		return fmt.Sprintf("path %s: %s", r.path, r.verb)
+	}
 	group, named := r.group, ""
 	if group == "" {
 		group = "core"
@@ -38,9 +41,14 @@ func rightsOf(roles ...[]rbacv1.PolicyRule) rights {
 				for _, resource := range rule.Resources {
 					for _, name := range resourceNames {
 						for _, verb := range rule.Verbs {
-							all[right{group, resource, name, verb}] = true
+							all[right{group: group, resource: resource, name: name, verb: verb}] = true
 						}
 					}
+				}
+			}
+			for _, path := range rule.NonResourceURLs {
+				for _, verb := range rule.Verbs {
+					all[right{path: path, verb: verb}] = true
 				}
 			}
 		}
@@ -99,7 +107,7 @@ func goldenRights(text, title, where string) (rights, error) {
 			group = ""
 		}
 		for _, verb := range strings.Fields(verbs) {
-			all[right{group, resource, name, verb}] = true
+			all[right{group: group, resource: resource, name: name, verb: verb}] = true
 		}
 	}
 	return all, nil
@@ -125,12 +133,13 @@ func given(csv *operatorsv1alpha1.ClusterServiceVersion, account string) (scoped
 func (c *checker) checkRights(csv *operatorsv1alpha1.ClusterServiceVersion) {
 	account := c.s.chart.deployment.Spec.Template.Spec.ServiceAccountName
 	scoped, everywhere := given(csv, account)
-	c.equal("permissions, and the chart's Roles", scoped, rightsOf(c.s.chart.rulesOf(account)...))
-	c.equal("clusterPermissions, and the chart's ClusterRoles", everywhere, rightsOf(c.s.chart.clusterRulesOf(account)...))
+	ofRoles, ofClusterRoles := c.chartRights(c.s.chart, account)
+	c.equal("permissions, and the chart's Roles", scoped, ofRoles)
+	c.equal("clusterPermissions, and the chart's ClusterRoles", everywhere, ofClusterRoles)
 
 	lifted := scoped.and(everywhere).and(seeNamespaces)
-	chart := rightsOf(c.everywhere.rulesOf(account)...).and(rightsOf(c.everywhere.clusterRulesOf(account)...))
-	c.equal("permissions in all namespaces, and the chart's rights there", lifted, chart)
+	ofRoles, ofClusterRoles = c.chartRights(c.everywhere, account)
+	c.equal("permissions in all namespaces, and the chart's rights there", lifted, ofRoles.and(ofClusterRoles))
 
 	for _, one := range []struct {
 		title string
@@ -150,6 +159,19 @@ func (c *checker) checkRights(csv *operatorsv1alpha1.ClusterServiceVersion) {
 		}
 		c.equal("permissions, and the golden list: "+one.title, one.has, golden)
 	}
+}
+
+// What the chart gives to an account: by RoleBindings, and by ClusterRoleBindings.
+func (c *checker) chartRights(chart *rendering, account string) (scoped, everywhere rights) {
+	rules, err := chart.rulesOf(account)
+	if err != nil {
+		c.wrong("%v", err)
+	}
+	clusterRules, err := chart.clusterRulesOf(account)
+	if err != nil {
+		c.wrong("%v", err)
+	}
+	return rightsOf(rules...), rightsOf(clusterRules...)
 }
 
 func (c *checker) equal(what string, bundle, chart rights) {
