@@ -19,7 +19,7 @@ use crate::manifest::secrets::{SecretStore, Secrets};
 use crate::manifest::{Diagnostic, Diagnostics, SourceFile, SourceMap, schema, yaml};
 use crate::v1alpha1::{LabelSelector, ObserverListenerSpec, ObserverNamespaces, ObserverSpec};
 use crate::validation::context::ValidationContext;
-use crate::validation::names::{LABEL_RULE, SECRET_NAME_RULE, is_domain, is_label};
+use crate::validation::names::{LABEL_RULE, SECRET_NAME_RULE, is_label, is_secret_name};
 use crate::validation::{listener, observer};
 pub use bundle::{BundleReader, ObserverHeader, load_bundle};
 
@@ -148,7 +148,7 @@ impl Loader {
         let meta = Metadata::of(document);
         let is_placeholder = |pointer: &str| document.placeholders.contains(pointer);
         let (proper, rule) = match kind {
-            Kind::Secret => (is_domain(&meta.name), SECRET_NAME_RULE),
+            Kind::Secret => (is_secret_name(&meta.name), SECRET_NAME_RULE),
             Kind::Listener | Kind::Observer | Kind::Namespace => (is_label(&meta.name), LABEL_RULE),
         };
         let name_at = "/metadata/name";
@@ -329,28 +329,27 @@ impl Loader {
         });
     }
 
-    fn finish(
-        mut self,
-        files: &[SourceFile],
-        bundle: Option<Bundle>,
-    ) -> Result<Loaded, Diagnostics> {
+    fn finish(self, files: &[SourceFile], bundle: Option<Bundle>) -> Result<Loaded, Diagnostics> {
         match bundle {
             Some(bundle) if self.diagnostics.is_empty() => Ok(Loaded {
                 bundle,
                 source_map: self.source_map,
             }),
-            _ => {
-                let place = |diagnostic: &Diagnostic| {
-                    let file = files.iter().position(|file| file.path == diagnostic.file);
-                    (file.unwrap_or(files.len()), diagnostic.line)
-                };
-                self.diagnostics.sort_by_key(place);
-                Err(Diagnostics {
-                    items: self.diagnostics,
-                    partial: self.observers.into_iter().map(|seen| seen.config).collect(),
-                    source_map: self.source_map,
-                })
-            }
+            _ => Err(self.into_diagnostics(files)),
+        }
+    }
+
+    /// Returns everything that is wrong, in the order of the files.
+    fn into_diagnostics(mut self, files: &[SourceFile]) -> Diagnostics {
+        let place = |diagnostic: &Diagnostic| {
+            let file = files.iter().position(|file| file.path == diagnostic.file);
+            (file.unwrap_or(files.len()), diagnostic.line)
+        };
+        self.diagnostics.sort_by_key(place);
+        Diagnostics {
+            items: self.diagnostics,
+            partial: self.observers.into_iter().map(|seen| seen.config).collect(),
+            source_map: self.source_map,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! A work queue for each kind of object, which share the workers: when there are thousands of observers to look at, the
-//! listener whose pods wait for a change is not behind all of them.
+//! listener whose pods wait for a change has the next worker that comes free, and not the one after all of them.
+
+use std::cmp::Ordering;
 
 use tokio::time::Instant;
 
@@ -9,40 +11,42 @@ use crate::work_queue::{ReconcileAction, WorkQueue};
 /// Requests to reconcile, in a queue for each kind.
 #[derive(Debug, Default)]
 pub struct KindQueues {
-    listeners: KindQueue,
-    observers: KindQueue,
-}
-
-/// Requests of one kind.
-#[derive(Debug, Default)]
-struct KindQueue {
-    queue: WorkQueue<ReconcileRequest>,
-    running: usize,
+    listeners: WorkQueue<ReconcileRequest>,
+    observers: WorkQueue<ReconcileRequest>,
+    /// Whether the last request that was taken is a listener's.
+    last_was_listener: bool,
 }
 
 impl KindQueues {
     /// Adds a request that is due at a time. If it is in its queue already, the earlier time counts.
     pub fn add_at(&mut self, request: ReconcileRequest, at: Instant) {
-        self.of(&request).queue.add_at(request, at);
+        self.of(&request).add_at(request, at);
     }
 
-    /// Takes a request that is due and not in process: of the kind with fewer in process, and of both that which has
-    /// been due for longest. So each kind has half of the workers if it needs them, and more if the other does not.
+    /// Takes a request that is due and not in process: of the kind with fewer in process, and of both in turn. So of
+    /// workers that come free, each kind has half if it needs them, and more if the other does not.
     pub fn get(&mut self, now: Instant) -> Option<ReconcileRequest> {
-        let rank = |kind: &KindQueue| (kind.running, kind.queue.next_ready_at());
-        let (first, second) = if rank(&self.listeners) <= rank(&self.observers) {
+        let (listeners, observers) = (self.listeners.running(), self.observers.running());
+        let listener_first = match listeners.cmp(&observers) {
+            Ordering::Less => true,
+            Ordering::Equal => !self.last_was_listener,
+            Ordering::Greater => false,
+        };
+        let (first, second) = if listener_first {
             (&mut self.listeners, &mut self.observers)
         } else {
             (&mut self.observers, &mut self.listeners)
         };
-        first.get(now).or_else(|| second.get(now))
+        let request = first.get(now).or_else(|| second.get(now))?;
+        self.last_was_listener = matches!(request, ReconcileRequest::Listener(_));
+        Some(request)
     }
 
     /// Returns when the next request is due that is not in process.
     #[must_use]
     pub fn next_ready_at(&self) -> Option<Instant> {
         let kinds = [&self.listeners, &self.observers].into_iter();
-        kinds.filter_map(|kind| kind.queue.next_ready_at()).min()
+        kinds.filter_map(WorkQueue::next_ready_at).min()
     }
 
     /// Ends the processing of a request. `jitter`, between 0 and 1, spreads what is requeued.
@@ -53,15 +57,13 @@ impl KindQueues {
         now: Instant,
         jitter: f64,
     ) {
-        let kind = self.of(request);
-        kind.running = kind.running.saturating_sub(1);
-        kind.queue.done(request, action, now, jitter);
+        self.of(request).done(request, action, now, jitter);
     }
 
     /// Returns the number of requests that wait, due or not.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.listeners.queue.len() + self.observers.queue.len()
+        self.listeners.len() + self.observers.len()
     }
 
     /// Returns whether no request waits.
@@ -70,19 +72,11 @@ impl KindQueues {
         self.len() == 0
     }
 
-    const fn of(&mut self, request: &ReconcileRequest) -> &mut KindQueue {
+    const fn of(&mut self, request: &ReconcileRequest) -> &mut WorkQueue<ReconcileRequest> {
         match request {
             ReconcileRequest::Listener(_) => &mut self.listeners,
             ReconcileRequest::Observer(_) => &mut self.observers,
         }
-    }
-}
-
-impl KindQueue {
-    fn get(&mut self, now: Instant) -> Option<ReconcileRequest> {
-        let request = self.queue.get(now)?;
-        self.running += 1;
-        Some(request)
     }
 }
 
@@ -145,12 +139,13 @@ mod tests {
     }
 
     #[test]
-    fn a_single_worker_takes_what_has_been_due_for_longest() {
+    fn a_single_worker_takes_both_kinds_in_turn_and_of_each_what_has_been_due_for_longest() {
         let (mut queues, start) = (KindQueues::default(), Instant::now());
         for second in 0..10 {
-            let at = start + Duration::from_secs(second);
-            queues.add_at(observer(second), at);
-            queues.add_at(listener(second), at + Duration::from_millis(500));
+            queues.add_at(observer(second), start + Duration::from_secs(second));
+        }
+        for second in 0..3 {
+            queues.add_at(listener(second), start + Duration::from_secs(15 + second));
         }
         let now = start + Duration::from_secs(20);
         let mut order = Vec::new();
@@ -158,7 +153,8 @@ mod tests {
             done(&mut queues, std::slice::from_ref(&request), now);
             order.push(request);
         }
-        let wanted: Vec<_> = (0..10).flat_map(|n| [observer(n), listener(n)]).collect();
+        let in_turn = (0..3).flat_map(|n| [listener(n), observer(n)]);
+        let wanted: Vec<_> = in_turn.chain((3..10).map(observer)).collect();
         assert_eq!(order, wanted);
         assert_eq!(queues.next_ready_at(), None);
         assert!(queues.is_empty());

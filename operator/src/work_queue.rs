@@ -105,6 +105,12 @@ impl<T: Clone + Eq + Hash + Ord> WorkQueue<T> {
         }
     }
 
+    /// Returns the number of items in process.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.running.len()
+    }
+
     /// Returns the number of items that wait, due or not.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::validation::names::{is_domain, is_secret_key};
+use crate::validation::names::{is_secret_key, is_secret_name};
 
 /// Gives the keys of a Secret, by namespace and name; nothing if there is no such Secret.
 pub type SecretReader<'a> = dyn Fn(&str, &str) -> Option<BTreeMap<String, Vec<u8>>> + 'a;
@@ -22,8 +22,8 @@ pub struct Reference {
     pub key: String,
 }
 
-/// Collects the secrets that the spec of a resource refers to. What no Secret or key can be named is none, and has to be
-/// reported by validation: in the path of a request such a name would lead elsewhere.
+/// Collects the secrets that the spec of a resource refers to. Names that no Secret or key can have are left out, and
+/// validation reports them: in the path of a request they could lead elsewhere.
 #[must_use]
 pub fn references(namespace: &str, spec: &impl serde::Serialize) -> BTreeSet<Reference> {
     references_of(namespace, &serde_json::to_value(spec).unwrap_or_default())
@@ -44,7 +44,7 @@ fn collect(namespace: &str, value: &Value, found: &mut BTreeSet<Reference>) {
                 if name == "secretKeyRef"
                     && let (Some(name), Some(key)) = (text("name"), text("key"))
                 {
-                    if !is_domain(&name) || !is_secret_key(&key) {
+                    if !is_secret_name(&name) || !is_secret_key(&key) {
                         continue;
                     }
                     found.insert(Reference {

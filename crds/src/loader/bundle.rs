@@ -2,6 +2,7 @@
 //! without observers, and longer than a file, so each document is read by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use sha2::{Digest, Sha256};
 
@@ -14,17 +15,16 @@ use crate::v1alpha1::{GROUP, VERSION};
 
 /// Loads a bundle with all of its observers.
 pub fn load_bundle(text: &str) -> Result<Loaded, Diagnostics> {
-    let mut reader = BundleReader::open(text);
-    for document in reader.documents() {
-        reader.parse(document);
+    let mut opened = Opened::new(text);
+    for document in std::mem::take(&mut opened.documents) {
+        opened.parse(document);
     }
-    let bundle = reader.loader.select_listener(None);
-    reader.loader.finish(&reader.rest, bundle)
+    let bundle = opened.loader.select_listener(None);
+    opened.loader.finish(&opened.rest, bundle)
 }
 
-/// A bundle whose observers are read one by one: what a document becomes takes many times its room, and one that was
-/// read before need not be read again.
-pub struct BundleReader<'t> {
+/// A bundle of which all is read but the observers that have a line of their own, as the operator writes them.
+struct Opened<'t> {
     loader: Loader,
     /// All but the documents of observers.
     rest: Vec<SourceFile>,
@@ -32,29 +32,13 @@ pub struct BundleReader<'t> {
     documents: Vec<&'t str>,
 }
 
-/// What is known of the document of an observer without reading it again.
-#[derive(Clone, Debug)]
-pub struct ObserverHeader {
-    /// Namespace of the observer.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    labels: BTreeMap<String, String>,
-    suspended: bool,
-    needs: BTreeSet<Reference>,
-    /// Digest of the values that `needs` had.
-    secrets: [u8; 32],
-}
-
-impl<'t> BundleReader<'t> {
-    /// Reads all but the observers that have a line of their own, as the operator writes them.
-    #[must_use]
-    pub fn open(text: &'t str) -> Self {
+impl<'t> Opened<'t> {
+    fn new(text: &'t str) -> Self {
         let begin = format!("{{\"apiVersion\":\"{GROUP}/{VERSION}\",\"kind\":\"Observer\",");
+        // Only the last document of a text ends in a line break.
+        let all = text.split(DOCUMENT_END).map(str::trim_end);
         let (documents, rest): (Vec<&str>, Vec<&str>) =
-            text.split(DOCUMENT_END).partition(|document| {
-                document.starts_with(&begin) && !document.trim_end().contains('\n')
-            });
+            all.partition(|document| document.starts_with(&begin) && !document.contains('\n'));
         let rest: Vec<SourceFile> = rest.into_iter().map(file).collect();
         let mut loader = Loader::default();
         let parsed = loader.parse(&rest);
@@ -68,32 +52,91 @@ impl<'t> BundleReader<'t> {
         }
     }
 
-    /// Returns the listener; nothing if it is invalid or not the only one, of which [`Self::finish`] tells.
-    #[must_use]
-    pub fn listener(&self) -> Option<&ListenerConfig> {
-        self.chosen().map(|listener| &listener.config)
+    fn parse(&mut self, document: &str) {
+        let documents = self.loader.parse(&[file(document)]);
+        self.loader.validate_all(&documents, &self.secrets);
+    }
+}
+
+/// A bundle whose observers are read one by one: what a document becomes takes many times its room, and one that was
+/// read before need not be read again.
+pub struct BundleReader<'t> {
+    opened: Opened<'t>,
+    listener: ParsedListener,
+    /// Whether there are observers, and whether the listener selects some of them, suspended or not.
+    seen: bool,
+    selected: bool,
+}
+
+/// What is known of the document of an observer without reading it again.
+#[derive(Clone)]
+pub struct ObserverHeader {
+    /// Namespace of the observer.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    labels: BTreeMap<String, String>,
+    suspended: bool,
+    needs: BTreeSet<Reference>,
+    /// Digest of the values that `needs` had.
+    secrets: [u8; 32],
+}
+
+impl fmt::Debug for ObserverHeader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("ObserverHeader");
+        let shown = shown.field("namespace", &self.namespace);
+        shown.field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl<'t> BundleReader<'t> {
+    /// Reads all but the observers that have a line of their own, as the operator writes them. Fails where that is
+    /// invalid or has not exactly one listener.
+    pub fn open(text: &'t str) -> Result<Self, Diagnostics> {
+        let mut opened = Opened::new(text);
+        if opened.loader.diagnostics.is_empty()
+            && opened.loader.listeners.len() == 1
+            && let Some(listener) = opened.loader.listeners.pop()
+        {
+            return Ok(Self {
+                opened,
+                listener,
+                seen: false,
+                selected: false,
+            });
+        }
+        // Says which there are.
+        opened.loader.select_listener(None);
+        Err(opened.loader.into_diagnostics(&opened.rest))
     }
 
-    /// Returns the documents of observers that are still to be read.
+    /// Returns the listener.
+    #[must_use]
+    pub const fn listener(&self) -> &ListenerConfig {
+        &self.listener.config
+    }
+
+    /// Returns the documents of observers that have a line of their own.
     #[must_use]
     pub fn documents(&self) -> Vec<&'t str> {
-        self.documents.clone()
+        self.opened.documents.clone()
     }
 
     /// Returns the observers that have no line of their own and have been read already.
     pub fn others(&mut self) -> Vec<(ObserverHeader, ObserverConfig)> {
-        let others = std::mem::take(&mut self.loader.observers);
+        let others = std::mem::take(&mut self.opened.loader.observers);
         let others = others.into_iter();
         others.map(|one| self.split(one)).collect()
     }
 
     /// Reads the document of an observer. If it is invalid, [`Self::finish`] says why.
     pub fn read(&mut self, document: &str) -> Option<(ObserverHeader, ObserverConfig)> {
-        let before = self.loader.diagnostics.len();
-        self.parse(document);
-        self.loader.source_map = SourceMap::default();
-        let one = self.loader.observers.pop()?;
-        (self.loader.diagnostics.len() == before).then(|| self.split(one))
+        let before = self.opened.loader.diagnostics.len();
+        self.opened.parse(document);
+        self.opened.loader.source_map = SourceMap::default();
+        let one = self.opened.loader.observers.pop()?;
+        (self.opened.loader.diagnostics.len() == before).then(|| self.split(one))
     }
 
     /// Takes an observer that was read from the same document before. Returns whether it is as it was: its secrets
@@ -103,15 +146,14 @@ impl<'t> BundleReader<'t> {
             return false;
         }
         let identity = format!("{}/{}", known.namespace, known.name);
-        if let Some(first) = self
-            .loader
-            .see("Observer", identity, BUNDLE_NAME.to_owned())
-        {
-            self.loader.diagnostics.push(Diagnostic {
+        let path = format!("Observer {identity}");
+        let loader = &mut self.opened.loader;
+        if let Some(message) = loader.see("Observer", identity, BUNDLE_NAME.to_owned()) {
+            loader.diagnostics.push(Diagnostic {
                 file: BUNDLE_NAME.to_owned(),
                 line: None,
-                path: format!("Observer {}/{}", known.namespace, known.name),
-                message: first,
+                path,
+                message,
             });
         }
         true
@@ -119,32 +161,34 @@ impl<'t> BundleReader<'t> {
 
     /// Returns whether the listener runs this observer.
     #[must_use]
-    pub fn selects(&self, observer: &ObserverHeader) -> bool {
+    pub fn selects(&mut self, observer: &ObserverHeader) -> bool {
         let namespace = &observer.namespace;
-        self.chosen().is_some_and(|listener| {
-            !observer.suspended
-                && listener.selector.matches(&observer.labels)
-                && listener.reaches(namespace, self.loader.namespaces.get(namespace))
-        })
+        let labels = self.opened.loader.namespaces.get(namespace);
+        let is_selected = self.listener.selector.matches(&observer.labels)
+            && self.listener.reaches(namespace, labels);
+        self.seen = true;
+        self.selected |= is_selected;
+        is_selected && !observer.suspended
     }
 
-    /// Returns the listener, or everything that is wrong with the bundle as far as it was read.
+    /// Returns the listener, or everything that is wrong with the observers that were read.
     pub fn finish(mut self) -> Result<ListenerConfig, Diagnostics> {
-        self.loader.observers.clear();
-        let bundle = self.loader.select_listener(None);
-        let loaded = self.loader.finish(&self.rest, bundle)?;
-        Ok(loaded.bundle.listener)
-    }
-
-    fn parse(&mut self, document: &str) {
-        let documents = self.loader.parse(&[file(document)]);
-        self.loader.validate_all(&documents, &self.secrets);
-    }
-
-    fn chosen(&self) -> Option<&ParsedListener> {
-        match self.loader.listeners.as_slice() {
-            [listener] => Some(listener),
-            _ => None,
+        let loader = &mut self.opened.loader;
+        // The operator selected them, so this is a mistake of one of both, and hardly meant.
+        if let Some(place) = self.listener.empty_selection
+            && loader.diagnostics.is_empty()
+            && self.seen
+            && !self.selected
+        {
+            loader.diagnostics.push(Diagnostic {
+                message: "selects none of the observers; compare their labels".to_owned(),
+                ..place
+            });
+        }
+        if loader.diagnostics.is_empty() {
+            Ok(self.listener.config)
+        } else {
+            Err(self.opened.loader.into_diagnostics(&self.opened.rest))
         }
     }
 
@@ -164,7 +208,10 @@ impl<'t> BundleReader<'t> {
     fn digest(&self, needs: &BTreeSet<Reference>) -> [u8; 32] {
         let mut digest = Sha256::new();
         for need in needs {
-            let found = self.secrets.find(&need.namespace, &need.name, &need.key);
+            let found = self
+                .opened
+                .secrets
+                .find(&need.namespace, &need.name, &need.key);
             let value = match &found {
                 SecretLookup::Value(value) => Some(value.reveal()),
                 _ => None,

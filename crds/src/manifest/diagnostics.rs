@@ -42,7 +42,7 @@ impl fmt::Display for Diagnostic {
 }
 
 /// Why files cannot be run; prints one line for each mistake, and their number.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Diagnostics {
     /// Every mistake of every file, in the order of files and lines; never empty.
     pub items: Vec<Diagnostic>,

@@ -10,7 +10,7 @@ use crate::manifest::diagnostics::{Diagnostic, field};
 use crate::manifest::document::Document;
 use crate::manifest::secrets::{SecretLookup, Secrets};
 use crate::v1alpha1::{SecretKeyRef, ValueSource};
-use crate::validation::names::{SECRET_NAME_RULE, is_domain, is_secret_key};
+use crate::validation::names::{SECRET_NAME_RULE, is_secret_key, is_secret_name};
 
 /// Context in which one document is validated.
 pub(crate) struct ValidationContext<'a> {
@@ -81,7 +81,7 @@ impl ValidationContext<'_> {
     fn resolve_secret(&mut self, at: &str, reference: &SecretKeyRef) -> Option<Redacted> {
         let SecretKeyRef { name, key } = reference;
         // Both may end up in a path of a file, so nothing but proper names goes further.
-        let proper = (is_domain(name), is_secret_key(key));
+        let proper = (is_secret_name(name), is_secret_key(key));
         if !proper.0 {
             self.error(&field(at, "name"), SECRET_NAME_RULE);
         }

@@ -8,12 +8,17 @@ const MAX_DOMAIN: usize = 253;
 
 /// Whether a name is a label of a domain name, as the names of most resources are.
 pub(crate) fn is_label(name: &str) -> bool {
+    name.len() <= MAX_LABEL && has_form_of_label(name)
+}
+
+fn has_form_of_label(name: &str) -> bool {
     let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
-    !name.is_empty()
-        && name.len() <= MAX_LABEL
-        && name.bytes().all(inner)
-        && !name.starts_with('-')
-        && !name.ends_with('-')
+    !name.is_empty() && name.bytes().all(inner) && !name.starts_with('-') && !name.ends_with('-')
+}
+
+/// Whether a name is one of a Secret: labels joined by dots, of any length.
+pub(crate) fn is_secret_name(name: &str) -> bool {
+    name.len() <= MAX_DOMAIN && name.split('.').all(has_form_of_label)
 }
 
 /// Whether a name is a domain name: labels joined by dots.

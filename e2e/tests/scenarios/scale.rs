@@ -42,6 +42,9 @@ const MEMORY: [u64; 2] = [90 * 1024, 180 * 1024];
 /// Verbs that change something.
 const WRITES: [&str; 5] = ["POST", "PUT", "PATCH", "APPLY", "DELETE"];
 
+/// Most times that the operator may lose its Lease while everything is deleted.
+const MAX_RESTARTS: usize = 5;
+
 /// The operator as a process of this machine; ends with the value.
 struct Operator {
     child: Child,
@@ -86,13 +89,18 @@ impl Operator {
         Ok(found)
     }
 
-    /// Starts it again if it has ended, as the kubelet does: it ends once it cannot renew its Lease in time, for which an
-    /// API server that is busy enough suffices. Returns whether it had.
+    /// Starts it again if it has ended, as the kubelet does: the operator exits when it cannot renew its Lease in time,
+    /// for example because the API server is busy. Returns whether it had; fails where it ended for another reason.
     fn restarted(&mut self, room: &Room) -> Result<bool> {
         let Some(status) = self.child.try_wait()? else {
             return Ok(false);
         };
-        eprintln!("the operator has ended: {status}");
+        let log = std::fs::read_to_string(figures::folder().join("operator.log"))?;
+        let last = log.lines().last().unwrap_or_default();
+        ensure!(
+            status.code() == Some(1) && last == "error: leadership lost",
+            "the operator ended ({status}): {last}"
+        );
         *self = Self::start(room)?;
         Ok(true)
     }
@@ -395,6 +403,7 @@ impl Crowd {
         self.steady("every listener is gone", async || {
             tokio::time::sleep(Duration::from_secs(1)).await;
             restarts += usize::from(operator.restarted(room)?);
+            ensure!(restarts <= MAX_RESTARTS, "{restarts} restarts");
             let left = [
                 listeners.list_metadata(&all).await?.items.len(),
                 observers.list_metadata(&all).await?.items.len(),

@@ -41,7 +41,7 @@ pub struct ActionRuntime {
     pub(crate) cache_ttl: Duration,
     /// The listener's identity.
     pub(crate) listener: Arc<str>,
-    /// Number that is another whenever anything of this is, of those from one cache.
+    /// Changes whenever any setting here does; comparable only within one cache.
     pub(crate) revision: u64,
 }
 
@@ -108,7 +108,7 @@ type CacheKey = (Egress, Option<(Box<RedisServerConfig>, String)>);
 
 /// Cache of the runtime across reloads of a listener: connections stay open while the egress rules stay
 /// the same.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ActionRuntimeCache {
     endpoints: EndpointRegistry,
     last: Option<(CacheKey, ActionRuntime)>,

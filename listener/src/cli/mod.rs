@@ -131,7 +131,7 @@ enum Command {
 }
 
 /// Files with an `ObserverListener`, its `Observer`s and optional `Secret`s.
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 struct FileArgs {
     /// File, or folder of .yaml and .yml files; repeatable; `-` is standard input
     #[arg(short, long = "file", value_name = "FILE")]

@@ -4,7 +4,7 @@
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crds::config::ListenerConfig;
@@ -32,7 +32,7 @@ const SETTLE_TIME: Duration = Duration::from_millis(200);
 pub(super) struct FileSource<'a> {
     args: &'a FileArgs,
     worker_mode: WorkerMode,
-    loader: FileLoader,
+    loader: Arc<Mutex<FileLoader>>,
     /// The first plan, until it is handed out.
     first: Option<RuntimePlan>,
     listener: Arc<ListenerConfig>,
@@ -56,7 +56,7 @@ impl<'a> FileSource<'a> {
         Ok(Self {
             args,
             worker_mode,
-            loader,
+            loader: Arc::new(Mutex::new(loader)),
             listener: Arc::clone(&first.listener),
             first: Some(first),
             fingerprint,
@@ -93,6 +93,24 @@ impl<'a> FileSource<'a> {
     }
 }
 
+impl FileSource<'_> {
+    /// Loads the files as they are now. Of thousands of observers this takes a while, in which the task has other work.
+    async fn load(&self) -> Result<RuntimePlan, CliError> {
+        let (args, loader) = (self.args.clone(), Arc::clone(&self.loader));
+        let load = move || {
+            let mut loader = loader.lock().unwrap_or_else(PoisonError::into_inner);
+            loader.load(&args)
+        };
+        let loading = tokio::task::spawn_blocking(load);
+        loading
+            .await
+            .unwrap_or_else(|error| match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Err(CliError::Closed),
+            })
+    }
+}
+
 impl ConfigSource for FileSource<'_> {
     async fn next(&mut self, sources: &AppState) -> RuntimePlan {
         if let Some(first) = self.first.take() {
@@ -100,9 +118,7 @@ impl ConfigSource for FileSource<'_> {
         }
         loop {
             self.changed().await;
-            // Of thousands of observers this takes a while, in which the runtime has other work.
-            let loaded = tokio::task::block_in_place(|| self.loader.load(self.args));
-            let problems = match loaded {
+            let problems = match self.load().await {
                 Ok(plan) => return plan,
                 Err(CliError::Config(problems)) => problems,
                 Err(CliError::Run(error)) => format!("{error:#}"),

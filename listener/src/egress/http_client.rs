@@ -79,7 +79,7 @@ fn builder(egress: &EgressPolicy) -> ClientBuilder {
 struct ClientTls {
     roots: Vec<Certificate>,
     identity: Option<Identity>,
-    client: OnceLock<Option<Client>>,
+    client: OnceLock<Client>,
 }
 
 impl ClientTls {
@@ -125,7 +125,12 @@ impl ClientTls {
     }
 
     fn client(&self, egress: &EgressPolicy) -> Option<&Client> {
-        self.client.get_or_init(|| self.build(egress).ok()).as_ref()
+        // One that cannot be built now may be the next time.
+        if self.client.get().is_none() {
+            let built = self.build(egress).ok()?;
+            return Some(self.client.get_or_init(|| built));
+        }
+        self.client.get()
     }
 }
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use crds::config::{
-    ActionQueue, CacheConfig, Mode, ObserverConfig, OnFailure, Ordering, Priority, Retry,
+    ActionConfig, ActionQueue, CacheConfig, Mode, ObserverConfig, OnFailure, Ordering, Priority,
+    Retry,
 };
 use sha2::{Digest, Sha256};
 
@@ -63,6 +64,47 @@ pub struct Compiled {
 }
 
 impl Compiled {
+    /// Compiles an action, or returns everything in it that does not compile, each with its field. Without lookups,
+    /// which is where these do not compile, nothing is said of their results.
+    fn compile(
+        (config, action): (&ObserverConfig, &ActionConfig),
+        observer: &Arc<str>,
+        lookups: Option<&ObserverLookups>,
+        shared: &ActionRuntime,
+    ) -> Result<Self, Vec<(String, String)>> {
+        let enrichment = lookups.map(|lookups| lookups.of_action(action));
+        let enrichment = enrichment.transpose().map(Option::flatten);
+        let compiled = Action::compile(action, shared).and_then(|compiled| {
+            let endpoint = compiled.endpoint_key();
+            let cache = ActionCache::compile(action, (config.digest, endpoint), shared)?;
+            Ok((compiled, cache))
+        });
+        let compiled = compiled.map_err(|error| (error.field_path(), error.detail()));
+        let (enrichment, (compiled, cache)) = match (enrichment, compiled) {
+            (Ok(enrichment), Ok(compiled)) => (enrichment, compiled),
+            (enrichment, compiled) => {
+                let mut problems: Vec<_> = enrichment.err().into_iter().flatten().collect();
+                problems.extend(compiled.err());
+                return Err(problems);
+            }
+        };
+        Ok(Self {
+            enrichment: enrichment.map(Arc::new),
+            cache: cache.map(Arc::new),
+            name: ActionName::new(Arc::clone(observer), action.name.as_str()),
+            action: Arc::new(compiled),
+            retry: action.retry,
+            queue: action.queue,
+            ordering: action.ordering,
+            max_in_flight: action
+                .max_concurrency
+                .and_then(|most| usize::try_from(most).ok()),
+            on_failure: config.on_failure,
+            tenant: config.tenant.as_deref().map(Arc::from),
+            failures: Arc::default(),
+        })
+    }
+
     /// Returns the failure of a delivery whose event its observer may not see: it is bound to another
     /// tenant, perhaps since the event was matched.
     #[must_use]
@@ -192,40 +234,12 @@ impl CompiledObserver {
         };
         let mut actions = Vec::with_capacity(config.actions.len());
         for (n, action) in config.actions.iter().enumerate() {
-            let mut problem = |(path, message): (String, String)| {
-                problem(format!("spec.actions[{n}].{path}"), message);
-            };
-            let enrichment = lookups.as_ref().map(|lookups| lookups.of_action(action));
-            let enrichment = match enrichment.transpose() {
-                Ok(enrichment) => enrichment.flatten(),
+            match Compiled::compile((config, action), &name, lookups.as_ref(), shared) {
+                Ok(compiled) => actions.push(Arc::new(compiled)),
                 Err(wrong) => {
-                    wrong.into_iter().for_each(&mut problem);
-                    None
-                }
-            };
-            let compiled = Action::compile(action, shared).and_then(|compiled| {
-                let endpoint = compiled.endpoint_key();
-                let cache = ActionCache::compile(action, (config.digest, endpoint), shared)?;
-                Ok((compiled, cache))
-            });
-            match compiled {
-                Ok((compiled, cache)) => actions.push(Compiled {
-                    enrichment: enrichment.map(Arc::new),
-                    cache: cache.map(Arc::new),
-                    name: ActionName::new(Arc::clone(&name), action.name.as_str()),
-                    action: Arc::new(compiled),
-                    retry: action.retry,
-                    queue: action.queue,
-                    ordering: action.ordering,
-                    max_in_flight: action
-                        .max_concurrency
-                        .and_then(|most| usize::try_from(most).ok()),
-                    on_failure: config.on_failure,
-                    tenant: config.tenant.as_deref().map(Arc::from),
-                    failures: Arc::default(),
-                }),
-                Err(error) => {
-                    problem((error.field_path(), error.detail()));
+                    for (path, message) in wrong {
+                        problem(format!("spec.actions[{n}].{path}"), message);
+                    }
                 }
             }
         }
@@ -242,7 +256,7 @@ impl CompiledObserver {
         Ok(Self {
             needs: Needs::all_of(config, rule.condition.as_ref()),
             rule: Arc::new(rule),
-            targets: actions.into_iter().map(Arc::new).collect(),
+            targets: actions,
             digest: config.digest,
             has_cache: caches(config).next().is_some(),
             invalidated_by: invalidating_entities(config).collect(),

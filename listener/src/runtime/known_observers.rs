@@ -1,5 +1,5 @@
-//! The observers of the newest bundle by their documents, so that a change of one among thousands compiles that one:
-//! to have all of them twice is what memory does not allow, and to compile all takes too long.
+//! The observers of the newest bundle by their documents, so that a change of one among thousands compiles only that
+//! one: compiling all takes too long, and memory has no room for two copies.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::observers::{CompileProblem, CompiledObserver};
 /// Observers that were compiled, by the digests of their documents.
 #[derive(Debug, Default)]
 pub(super) struct KnownObservers {
-    by_document: HashMap<[u8; 32], Known>,
+    by_document: HashMap<[u8; 32], Arc<Known>>,
     /// Revision of the runtime that they were compiled for.
     revision: u64,
 }
@@ -38,52 +38,46 @@ pub(super) struct LoadedObservers {
 }
 
 impl KnownObservers {
-    /// Loads the observers of a bundle for a runtime, or says everything that is wrong with the bundle.
+    /// Loads the observers of a bundle for a runtime, or says everything that is wrong with the bundle, which changes
+    /// nothing then.
     pub(super) fn load(
         &mut self,
         mut reader: BundleReader<'_>,
         shared: &ActionRuntime,
     ) -> Result<LoadedObservers, Diagnostics> {
-        if self.revision != shared.revision {
-            self.by_document.clear();
-            self.revision = shared.revision;
-        }
-        let (mut reused, mut compiled) = (HashMap::new(), HashMap::new());
+        let same_runtime = self.revision == shared.revision;
+        let mut by_document = HashMap::new();
         for document in reader.documents() {
             let digest: [u8; 32] = Sha256::digest(document).into();
-            let known = self.by_document.remove(&digest);
+            let known = self.by_document.get(&digest).filter(|known| {
+                // The reason why one does not compile may have passed.
+                same_runtime && known.compiled.is_ok() && !by_document.contains_key(&digest)
+            });
             if let Some(known) = known.filter(|known| reader.reuse(&known.header)) {
-                reused.insert(digest, known);
+                by_document.insert(digest, Arc::clone(known));
             } else if let Some(one) = reader.read(document) {
-                compiled.insert(digest, Known::compile(one, shared));
+                by_document.insert(digest, Arc::new(Known::compile(one, shared)));
             }
         }
         let others = reader.others().into_iter();
-        let others: Vec<Known> = others.map(|one| Known::compile(one, shared)).collect();
-        let all = reused.values().chain(compiled.values()).chain(&others);
-        let selected = all.filter(|known| reader.selects(&known.header));
-        let (observers, problems) = split(selected.collect());
-        match reader.finish() {
-            Ok(listener) => {
-                reused.extend(compiled);
-                self.by_document = reused;
-                Ok(LoadedObservers {
-                    listener,
-                    observers,
-                    problems,
-                })
-            }
-            // The bundle before stays, and the next one may have what it has.
-            Err(diagnostics) => {
-                self.by_document.extend(reused);
-                Err(diagnostics)
-            }
-        }
+        let others: Vec<Arc<Known>> = others
+            .map(|one| Arc::new(Known::compile(one, shared)))
+            .collect();
+        let mut selected: Vec<Arc<Known>> = by_document.values().chain(&others).cloned().collect();
+        selected.retain(|known| reader.selects(&known.header));
+        let listener = reader.finish()?;
+        (self.by_document, self.revision) = (by_document, shared.revision);
+        let (observers, problems) = split(selected);
+        Ok(LoadedObservers {
+            listener,
+            observers,
+            problems,
+        })
     }
 }
 
 /// Returns those that compile, by namespace and name, and what is wrong with the others.
-fn split(mut all: Vec<&Known>) -> (Vec<Arc<CompiledObserver>>, Vec<CompileProblem>) {
+fn split(mut all: Vec<Arc<Known>>) -> (Vec<Arc<CompiledObserver>>, Vec<CompileProblem>) {
     all.sort_by(|a, b| {
         let (a, b) = (&a.header, &b.header);
         (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name))

@@ -88,15 +88,14 @@ impl BundleLoader {
     }
 
     fn compile(&mut self, text: &str, hash: &str) -> Result<RuntimePlan, PodProblem> {
-        let reader = BundleReader::open(text);
-        let Some(listener) = reader.listener() else {
-            let report = reader.finish().err().unwrap_or_default();
-            return Err(listed(&report));
-        };
-        let shared = self.shared.of(listener);
+        let reader = BundleReader::open(text).map_err(|report| listed(&report))?;
+        // A bundle that cannot be run changes nothing.
+        let mut cache = self.shared.clone();
+        let shared = cache.of(reader.listener());
         let shared = shared.map_err(|error| invalid(&error.to_string()))?;
         let loaded = self.observers.load(reader, &shared);
         let loaded = loaded.map_err(|report| listed(&report))?;
+        self.shared = cache;
         let refused = loaded.problems.into_iter().map(|problem| ObserverError {
             observer: problem.observer,
             path: problem.path,

@@ -131,7 +131,8 @@ fn observers_that_are_kept_are_in_order_and_selected_anew() {
     let digest = load(&mut BundleLoader::default(), &bundle);
     assert_eq!(plan.observers.digest(), digest.observers.digest());
     bundle.listener["spec"]["observerSelector"] = json!({ "matchLabels": { "a": "b" } });
-    assert_eq!(load(&mut loader, &bundle).observers.len(), 0);
+    let problem = loader.load(bundle.text().as_bytes()).unwrap_err();
+    assert!(problem.message.contains("selects none"), "{problem:?}");
     bundle.listener["spec"]["observerSelector"] = json!({});
     assert_eq!(load(&mut loader, &bundle).observers.len(), 3);
 }
@@ -170,5 +171,66 @@ fn problems_are_told_each_time() {
         &|bundle| bundle.listener["spec"]["shards"] = json!(0),
         "spec.shards",
     );
-    assert_eq!(kept(&before, &load(&mut loader, &right)), ["third"]);
+    assert_eq!(
+        kept(&before, &load(&mut loader, &right)),
+        ["second", "third"]
+    );
+}
+
+#[test]
+fn settings_of_the_listener_that_actions_have_compile_all() {
+    for (field, value) in [
+        ("delivery", json!({ "maxConcurrency": 7 })),
+        ("cache", json!({ "ttl": "7s" })),
+        (
+            "redis",
+            json!({ "url": { "value": "redis://127.0.0.1:9/0" } }),
+        ),
+        ("identity", json!("another")),
+    ] {
+        let (mut loader, bundle) = (BundleLoader::default(), Bundle::new());
+        let before = load(&mut loader, &bundle);
+        let mut changed = bundle.clone();
+        changed.listener["spec"][field] = value;
+        let after = load(&mut loader, &changed);
+        assert!(kept(&before, &after).is_empty(), "{field}");
+        // What is as it was before the last bundle is compiled again too, for its own settings.
+        let back = load(&mut loader, &bundle);
+        assert!(kept(&after, &back).is_empty(), "{field}");
+    }
+}
+
+#[test]
+fn labels_of_namespaces_count_anew() {
+    let (mut loader, mut bundle) = (BundleLoader::default(), Bundle::new());
+    let of = json!({ "from": "Selector", "selector": { "matchLabels": { "team": "a" } } });
+    bundle.listener["spec"]["observerNamespaces"] = of;
+    let mut namespace = |team: &str| {
+        let metadata = json!({ "name": "shop", "labels": { "team": team } });
+        let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata });
+        let mut bundle = bundle.clone();
+        bundle.secrets.push(namespace);
+        let text = bundle.text();
+        loader
+            .load(text.as_bytes())
+            .map(|plan| plan.observers.len())
+    };
+    assert_eq!(namespace("a").unwrap(), 3);
+    assert!(namespace("b").is_err());
+    assert_eq!(namespace("a").unwrap(), 3);
+}
+
+#[test]
+fn last_document_is_the_same_without_its_line_break() {
+    let (mut loader, mut bundle) = (BundleLoader::default(), Bundle::new());
+    bundle.secrets.clear();
+    bundle.observers.remove(1);
+    let before = loader
+        .load(format!("{}\n", bundle.text()).as_bytes())
+        .unwrap();
+    bundle.observers.push(observer("zero"));
+    let after = loader
+        .load(format!("{}\n", bundle.text()).as_bytes())
+        .unwrap();
+    assert_eq!(kept(&before, &after), ["first", "third"]);
 }
