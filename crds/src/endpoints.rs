@@ -187,7 +187,10 @@ pub fn of_environment(variables: &[EnvVar]) -> BTreeSet<Endpoint> {
         if value.is_empty() && variable.value_from.is_none() {
             continue;
         }
-        let url = Url::parse(value).ok().filter(Url::has_host);
+        // An address without a scheme is one of HTTP.
+        let scheme = if value.contains("://") { "" } else { "http://" };
+        let url = Url::parse(&format!("{scheme}{value}")).ok();
+        let url = url.filter(Url::has_host);
         if let Some(url) = url
             && !value.contains("$(")
         {

@@ -464,6 +464,14 @@ fn jobs_in_redis_need_one() {
             "cluster.nodes[0]: is not an address; write host:port, and an address of IPv6 in brackets",
         ),
         (
+            "url: {value: 'redis://localhost'}, cluster: {nodes: ['a:1', 'b:0']}",
+            "cluster.nodes[1]: has port 0, at which no server can be reached; write the port of the server",
+        ),
+        (
+            "url: {value: 'redis://localhost:0'}",
+            "url.value: has port 0, at which no server can be reached; write the port of the server",
+        ),
+        (
             "url: {value: 'redis://localhost'}, sentinel: {nodes: ['a:1', 'u@b:2']}",
             "sentinel.nodes[1]: is not an address; write host:port, and an address of IPv6 in brackets",
         ),
@@ -603,6 +611,50 @@ fn a_webhook_goes_to_a_proper_url() {
         "ObserverListener default/shop: spec.database.url.value: is not the URL of \
          a Postgres database; write postgres://user:password@host:5432/database",
     );
+}
+
+#[test]
+fn a_server_has_a_port_above_0() {
+    let expected = "has port 0, at which no server can be reached; write the port of the server";
+    for url in ["https://hooks.example.com:0/x", "http://10.0.0.1:00"] {
+        breaks_observer(
+            "https://hooks.example.com/x",
+            url,
+            &format!("spec.actions[0].webhook.url.value: {expected}"),
+        );
+    }
+    for url in [
+        "postgres://localhost:0/shop",
+        "postgresql://u:p@[::1]:0/shop",
+        "postgres://localhost:5432/shop?port=0",
+        "postgres:///shop?host=db&port=00",
+    ] {
+        breaks(
+            "postgres://localhost/shop",
+            url,
+            &format!("ObserverListener default/shop: spec.database.url.value: {expected}"),
+        );
+    }
+    let webhook = "webhook:\n        url: {value: 'https://hooks.example.com/x'}";
+    for (action, name) in [
+        (
+            "nats:\n        url: {value: 'nats://n:0'}\n        subject: a",
+            "nats",
+        ),
+        (
+            "postgres:\n        url: {value: 'postgres://h:0/x'}\n        statement: select 1",
+            "postgres",
+        ),
+    ] {
+        breaks_observer(
+            webhook,
+            action,
+            &format!("spec.actions[0].{name}.url.value: {expected}"),
+        );
+    }
+    let good = format!("{LISTENER}---{OBSERVER}");
+    let parameter = good.replace("localhost/shop", "localhost/shop?port=6432");
+    assert_eq!(problems(&parameter), [""; 0]);
 }
 
 #[test]

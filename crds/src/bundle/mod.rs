@@ -5,22 +5,23 @@
 //! left out with its reason, and the others run. The same resources give the same text, in
 //! any order.
 
+mod checked;
 mod packed;
 mod references;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::config::{Egress, Redacted};
 use crate::endpoints::{self, Endpoint};
 use crate::loader::{check_alone, namespace_labels};
 use crate::manifest::Diagnostic;
 use crate::v1alpha1::{GROUP, NamespacesFrom, Observer, ObserverListener, VERSION};
+pub use checked::CheckedObservers;
+use checked::{Endpoints, EndpointsByDigest, check_observer};
 pub use packed::{
     BUNDLE_KEY, BUNDLE_NAME, HASH_ANNOTATION, LISTENER_KEY, MAX_PARTS, MAX_SECRET_BYTES,
     MAX_TEXT_BYTES, PARTS_ANNOTATION, PackedBundle, UnpackError, hash, part_name, unpack,
@@ -101,16 +102,6 @@ pub enum BundleError {
     },
 }
 
-/// Digests of the observers that the bundle before found valid, with the secrets that they were checked with, so that a
-/// change of one is not a check of all. Each has what it connects to.
-#[derive(Clone, Debug, Default)]
-pub struct CheckedObservers(EndpointsByDigest);
-
-type EndpointsByDigest = HashMap<[u8; 32], Endpoints>;
-
-/// What one observer connects to.
-type Endpoints = Arc<BTreeSet<Endpoint>>;
-
 /// An observer that is to be in a bundle.
 struct Candidate {
     /// Its place among the results.
@@ -156,7 +147,7 @@ fn compile_within(
     let head = Head::new(listener, secrets)?;
     let mut observers = observers.to_vec();
     observers.sort_by_cached_key(|observer| age(observer));
-    let mut valid = HashMap::with_capacity(checked.0.len());
+    let mut valid = EndpointsByDigest::with_capacity(checked.0.len());
     let mut candidates = Vec::new();
     let mut results = Vec::with_capacity(observers.len());
     for observer in observers {
@@ -318,35 +309,6 @@ fn estimate(head: &Head, candidates: &[Candidate], given: Given<'_>) -> usize {
         room.add(&text)
     };
     candidates.iter().take_while(fits).count()
-}
-
-/// Checks an observer, and returns what it connects to, or why it cannot be in the bundle.
-fn check_observer(
-    line: &str,
-    needs: &BTreeSet<Reference>,
-    secrets: &SecretReader<'_>,
-    (before, valid): (&EndpointsByDigest, &mut EndpointsByDigest),
-) -> Result<Endpoints, Inclusion> {
-    let missing = missing(needs, secrets);
-    if !missing.is_empty() {
-        return Err(Inclusion::Unresolved(missing));
-    }
-    let text = alone(line, needs, secrets);
-    let digest = Sha256::digest(&text).into();
-    let known = before.get(&digest).cloned();
-    let endpoints = known.map_or_else(|| check(text), Ok)?;
-    valid.insert(digest, Arc::clone(&endpoints));
-    Ok(endpoints)
-}
-
-fn check(text: String) -> Result<Endpoints, Inclusion> {
-    let checked = check_alone(text);
-    match &checked.observer {
-        Some(config) if checked.diagnostics.is_empty() => {
-            Ok(Arc::new(endpoints::of_observer(config)))
-        }
-        _ => Err(Inclusion::Invalid(sentences(checked.diagnostics))),
-    }
 }
 
 /// Returns a sentence for each mistake, which begins with the field.

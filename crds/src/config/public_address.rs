@@ -65,6 +65,9 @@ const NAT64: Ipv6Net = v6([0x64, 0xff9b, 0, 0, 0, 0, 0, 0], 96);
 /// The public addresses of IPv6, and more.
 const GLOBAL_UNICAST: Ipv6Net = v6([0x2000, 0, 0, 0, 0, 0, 0, 0], 3);
 
+/// The addresses of 6to4, which hold an IPv4 address right after this prefix.
+const SIX_TO_FOUR: Ipv6Net = v6([0x2002, 0, 0, 0, 0, 0, 0, 0], 16);
+
 const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix)
 }
@@ -85,8 +88,7 @@ pub(super) fn effective_address(address: IpAddr) -> IpAddr {
         return address;
     }
     let octets = v6.octets();
-    if octets[..2] == [0x20, 0x02] {
-        // 6to4 carries it right after its own prefix.
+    if SIX_TO_FOUR.contains(&v6) {
         return IpAddr::V4(Ipv4Addr::new(octets[2], octets[3], octets[4], octets[5]));
     }
     if EMBEDS_V4.iter().any(|net| net.contains(&v6)) {
@@ -112,7 +114,7 @@ pub(super) fn denied_range(address: IpAddr) -> Option<&'static str> {
 }
 
 /// Returns the blocks that hold the public addresses, each with what is not public in it: for IPv4, for IPv6, and for
-/// the addresses by which NAT64 reaches the former.
+/// the addresses by which NAT64 reaches the former. Nobody uses 6to4 any more, so none of its addresses is in them.
 #[must_use]
 pub fn public_blocks() -> Vec<(IpNet, Vec<IpNet>)> {
     let denied = DENIED_V4.iter().map(|(net, _)| *net).collect::<Vec<_>>();
@@ -126,6 +128,7 @@ pub fn public_blocks() -> Vec<(IpNet, Vec<IpNet>)> {
         .iter()
         .map(|(net, _)| *net)
         .filter(|net| GLOBAL_UNICAST.contains(net))
+        .chain([SIX_TO_FOUR])
         .collect();
     let nets = |nets: Vec<Ipv6Net>| nets.into_iter().map(IpNet::V6).collect();
     vec![

@@ -12,12 +12,12 @@ fn bundle(listener: &Value, observer: &Value) -> Bundle {
     for (field, value) in listener.as_object().unwrap() {
         spec[field] = value.clone();
     }
-    let mut observed = json!({
+    let mut watching = json!({
         "events": {"entity": "public.orders"},
         "actions": [{"name": "log", "log": {}}],
     });
     for (field, value) in observer.as_object().unwrap() {
-        observed[field] = value.clone();
+        watching[field] = value.clone();
     }
     let document = |kind: &str, name: &str, spec: &Value| {
         json!({
@@ -30,7 +30,7 @@ fn bundle(listener: &Value, observer: &Value) -> Bundle {
     };
     let text = [
         document("ObserverListener", "shop", &spec),
-        document("Observer", "orders", &observed),
+        document("Observer", "orders", &watching),
     ]
     .join("\n---\n");
     let path = "test.yaml".to_owned();
@@ -191,11 +191,22 @@ fn environment_names_collectors() {
             vec!["?:14318"],
         ),
         (
-            vec![variable(
-                "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
-                "collector:4317",
-            )],
-            vec!["?:4317"],
+            vec![
+                variable("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "collector:4317"),
+                variable(
+                    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+                    "collector.obs.svc:4318/v1/traces",
+                ),
+                variable("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "[fd00::1]:4317"),
+            ],
+            vec!["collector.obs.svc:4318", "collector:4317", "fd00::1:4317"],
+        ),
+        (
+            vec![
+                variable("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "$(HOST_IP):14317"),
+                variable("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "$(COLLECTOR)"),
+            ],
+            vec!["?:14317", "?:4317", "?:4318"],
         ),
         (
             vec![json!({"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "valueFrom": {

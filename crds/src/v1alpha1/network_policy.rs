@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NetworkPolicyOptions {
-    /// What the pods may connect to; default `Open`. `Open` does not restrict it. `Derived` admits
+    /// What the pods may connect to; default `Open`. `Open` does not restrict it. `Derived` allows
     /// DNS, the API server, and what this listener and the observers that it runs name: databases,
     /// brokers, collectors, and the endpoints of actions and lookups. It follows changes of
     /// observers. Further policies add to it.
@@ -19,7 +19,7 @@ pub struct NetworkPolicyOptions {
 /// What the pods of a listener may connect to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum NetworkPolicyEgress {
-    /// Everything, as far as other policies admit it.
+    /// Everything, as far as other policies allow it.
     #[default]
     Open,
     /// What the listener and its observers name.

@@ -2,7 +2,7 @@
 
 use super::context::ValidationContext;
 use super::tls;
-use super::url::url;
+use super::url::{PORT_ZERO, url};
 use crate::config::{Redacted, RedisServerConfig, RedisTopology, ServerUrl};
 use crate::manifest::diagnostics::field;
 use crate::v1alpha1::{RedisSentinel, RedisServer, ValueSource};
@@ -84,10 +84,12 @@ fn topology(sentinel: &RedisSentinel, context: &mut ValidationContext<'_>) -> Re
 fn nodes(name: &str, nodes: &[String], context: &mut ValidationContext<'_>) -> Vec<(String, u16)> {
     let mut parsed = Vec::with_capacity(nodes.len());
     for (number, node) in nodes.iter().enumerate() {
+        let at = format!("{}/nodes/{number}", field(AT, name));
         match address(node) {
+            Some((_, 0)) => context.error(&at, PORT_ZERO),
             Some(address) => parsed.push(address),
             None => context.error(
-                &format!("{}/nodes/{number}", field(AT, name)),
+                &at,
                 "is not an address; write host:port, and an address of IPv6 in brackets",
             ),
         }

@@ -5,10 +5,12 @@
 //!
 //! - a literal address is admitted with its port;
 //! - a name of a Service admits all pods of its namespace, at any port, as theirs may differ from the Service's;
-//! - any other name admits its port: for the listener's own servers everywhere, and for those of observers at the
-//!   addresses that `spec.egress` lets them dial. Which of these the name resolves to, the listener checks itself.
+//! - any other name, and one that may be either, admits its port: for the listener's own servers everywhere, and for
+//!   those of observers at the addresses that `spec.egress` lets them dial. Which of these the name resolves to, the
+//!   listener checks itself.
 //!
-//! What `spec.egress` denies in any case is not admitted.
+//! A namespace that an observer names is admitted only where `spec.egress` has the name, or any range. Literal
+//! addresses that `spec.egress` denies are not admitted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -95,7 +97,8 @@ impl DerivedEgress {
             ..Self::default()
         };
         let mut restricted = Addresses::new();
-        for endpoint in endpoints {
+        // No server has port 0, and the API server refuses a policy with it.
+        for endpoint in endpoints.into_iter().filter(|one| one.port != 0) {
             derived.admit(namespace, egress, endpoint, &mut restricted);
         }
         derived.bound(restricted);
@@ -122,10 +125,8 @@ impl DerivedEgress {
             return;
         }
         let is_own = endpoint.access == EndpointAccess::Any;
-        // Whether it, or a server that it names, may be at any address.
-        let is_free = is_own
-            || egress.is_allowed_host(&host)
-            || (endpoint.is_bootstrap && !egress.hosts.is_empty());
+        // Whether it may be at any address.
+        let is_free = is_own || egress.is_allowed_host(&host);
         let ports = if is_free {
             &mut self.anywhere
         } else {
@@ -201,8 +202,9 @@ struct ServiceName {
 }
 
 impl ServiceName {
-    /// Parses a name as the pods of a namespace resolve it: a name of one label is a Service beside them, and one of two
-    /// a Service with its namespace, or a name of the outside.
+    /// Parses a name as the pods of a namespace resolve it: one label is a Service beside them, two are a Service and
+    /// its namespace, and three a pod of such a Service. Each of these may also be a name of the outside, the first by
+    /// a search domain of the node.
     fn parse(name: &str, own: &str) -> Option<Self> {
         let name = name.strip_suffix(".cluster.local").unwrap_or(name);
         let labels: Vec<&str> = name.split('.').collect();
@@ -211,9 +213,9 @@ impl ServiceName {
             return None;
         }
         let (namespace, is_certain) = match &*labels {
-            [_] => (own, true),
-            [_, namespace] => (*namespace, false),
-            [.., namespace, "svc"] => (*namespace, true),
+            [_] => (own, false),
+            [_, .., namespace, "svc"] => (*namespace, true),
+            [_, namespace] | [_, _, namespace] => (*namespace, false),
             // A cluster may have another domain than `cluster.local`.
             [_, .., _] => {
                 let at = labels.iter().skip(2).position(|label| *label == "svc")?;
@@ -253,7 +255,7 @@ mod tests {
     #[test]
     fn names_of_services_tell_their_namespace() {
         for (name, expected) in [
-            ("db", Some(("shop", true))),
+            ("db", Some(("shop", false))),
             ("db.prod", Some(("prod", false))),
             ("example.com", Some(("com", false))),
             ("db.prod.svc", Some(("prod", true))),
@@ -261,7 +263,9 @@ mod tests {
             ("db-0.db.prod.svc.cluster.local", Some(("prod", true))),
             ("db.prod.svc.corp.example", Some(("prod", false))),
             ("db.svc", Some(("svc", false))),
-            ("hooks.example.com", None),
+            ("db-0.db.prod", Some(("prod", false))),
+            ("hooks.example.com", Some(("com", false))),
+            ("eu.hooks.example.com", None),
             ("$(host_ip)", None),
             ("0x7f.1", None),
             ("a_b.prod", None),

@@ -1,7 +1,8 @@
 //! Reconciles a listener: what it should have, its objects, and what it says of its observers.
 
+mod inputs;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +11,10 @@ use crds::v1alpha1::{AutoscalingStatus, DeletionPolicy, ObserverListener};
 use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 
+use self::inputs::inputs;
 use super::deletion::DeletionState;
 use crate::cache::projection::{CachedObject, Parsed};
-use crate::cache::{Index, Snapshot, owned_key};
+use crate::cache::{Snapshot, owned_key};
 use crate::events::EventDraft;
 use crate::listener::apply;
 use crate::listener::autoscale::{Autoscaler, Load, bounded};
@@ -353,35 +355,6 @@ impl Context {
         let kind = kind.resource().kind;
         self.metrics.object_writes.with_label_values(&[&kind]).inc();
     }
-}
-
-/// Returns a digest of everything that the desired state is made from.
-fn inputs(
-    listener: &ObserverListener,
-    snapshot: &Snapshot,
-    secrets: &BTreeSet<ObjectRef>,
-    index: &Index,
-) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    let mut add = |meta: &kube::core::ObjectMeta| {
-        meta.uid.hash(&mut hasher);
-        meta.generation.hash(&mut hasher);
-        meta.labels.hash(&mut hasher);
-    };
-    add(&listener.metadata);
-    for observer in &snapshot.observers {
-        add(&observer.metadata);
-    }
-    for other in &snapshot.identity_conflicts {
-        add(&other.metadata);
-    }
-    snapshot.unreadable.hash(&mut hasher);
-    (&snapshot.not_allowed, snapshot.labelled).hash(&mut hasher);
-    snapshot.namespaces.hash(&mut hasher);
-    for secret in secrets {
-        (secret, index.secret(secret)).hash(&mut hasher);
-    }
-    hasher.finish()
 }
 
 fn evaluations(

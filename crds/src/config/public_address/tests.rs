@@ -95,6 +95,16 @@ fn public_blocks_hold_no_denied_address() {
             "{except:?}"
         );
     }
+    for address in ["2002:7f00:1::", "2002:a00:1::1", "2002:808:808::1"] {
+        let address: IpAddr = address.parse().unwrap();
+        assert!(!is_in_public_blocks(address), "{address}");
+    }
+}
+
+fn is_in_public_blocks(address: IpAddr) -> bool {
+    public_blocks().iter().any(|(block, except)| {
+        block.contains(&address) && !except.iter().any(|net| net.contains(&address))
+    })
 }
 
 proptest! {
@@ -134,15 +144,13 @@ proptest! {
         let mask = [u128::MAX >> 3, u128::from(u32::MAX), u128::MAX][prefix];
         let v6 = Ipv6Addr::from_bits(high | (v6 & mask));
         for address in [IpAddr::V4(Ipv4Addr::from_bits(v4)), IpAddr::V6(v6)] {
-            let within = public_blocks().iter().any(|(block, except)| {
-                block.contains(&address) && !except.iter().any(|net| net.contains(&address))
-            });
+            let within = is_in_public_blocks(address);
             let is_denied = denied_range(effective_address(address)).is_some();
-            // 6to4 is used by nobody, and its addresses are left to the listener.
-            let is_6to4 = v6.segments()[0] == 0x2002 && address.is_ipv6();
-            // Other disguises never leave the host as they are.
-            let is_disguise = effective_address(address) != address && prefix == 2;
-            if !is_6to4 && !is_disguise {
+            // Of the disguises, the blocks have those of NAT64 alone.
+            let is_disguise = effective_address(address) != address && prefix != 1;
+            if is_disguise {
+                prop_assert!(!within, "{}", address);
+            } else {
                 prop_assert_eq!(within, !is_denied, "{}", address);
             }
         }
