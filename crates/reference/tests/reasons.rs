@@ -16,11 +16,12 @@ const SOURCES: [&str; 4] = [
 ];
 
 /// Words of the same form that are no reasons.
-const OTHERS: [&str; 22] = [
+const OTHERS: [&str; 23] = [
     "AlwaysAllow",
     "Complete",
     "Context",
     "ContainerCreating",
+    "Egress",
     "Failed",
     "FallbackToLogsOnError",
     "False",

@@ -177,8 +177,8 @@ fn problems_are_told_each_time() {
     );
 }
 
-#[test]
-fn settings_of_the_listener_that_actions_have_compile_all() {
+#[tokio::test]
+async fn settings_of_the_listener_that_actions_have_compile_all() {
     for (field, value) in [
         ("delivery", json!({ "maxConcurrency": 7 })),
         ("cache", json!({ "ttl": "7s" })),
@@ -186,7 +186,7 @@ fn settings_of_the_listener_that_actions_have_compile_all() {
             "redis",
             json!({ "url": { "value": "redis://127.0.0.1:9/0" } }),
         ),
-        ("identity", json!("another")),
+        ("identity", json!("shop/another")),
     ] {
         let (mut loader, bundle) = (BundleLoader::default(), Bundle::new());
         let before = load(&mut loader, &bundle);
