@@ -213,13 +213,23 @@ async fn observers_find_no_secret_of_others(editor: &Room, red: &Room, blue: &Ro
         let ask = Ask::post(path.clone(), &observer);
         ask.send(&editor.client).await.unwrap();
     }
-    for name in tries.keys() {
+    for (name, reference) in &tries {
+        let reason = refused_for(reference["name"].as_str().unwrap_or_default());
         let said = red
-            .observer_says(name, ["Programmed", "False", "SecretMissing"])
+            .observer_says(name, ["Programmed", "False", reason])
             .await;
         assert!(!said.contains(SECRET), "{name}: {said}");
     }
     tries.len()
+}
+
+/// The reason why a reference to a Secret of this name is refused: no Secret can have it, or there is none.
+fn refused_for(name: &str) -> &'static str {
+    if name.contains('/') {
+        "Invalid"
+    } else {
+        "SecretMissing"
+    }
 }
 
 /// Listeners that who administers `red` writes.
@@ -235,7 +245,7 @@ async fn listeners_reach_nothing_of_others(admin: &Room, red: &Room, blue: &Room
     ] {
         let url = json!({ "url": { "secretKeyRef": { "name": secret, "key": "url" } } });
         admin.listener(name, json!({ "database": url })).await;
-        red.listener_says(name, ["Ready", "False", "SecretMissing"])
+        red.listener_says(name, ["Ready", "False", refused_for(&secret)])
             .await;
     }
     let crossing = json!({
