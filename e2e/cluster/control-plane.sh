@@ -55,7 +55,7 @@ start_control_plane() {
         --service-account-key-file="$certificates/service-accounts.key" \
         --service-account-signing-key-file="$certificates/service-accounts.key" \
         --service-cluster-ip-range="$service_range" "${reconcile[@]}"
-    await "The API server is ready" 60 kube-apiserver kubectl get --raw /readyz
+    await "The API server is ready" 240 kube-apiserver kubectl get --raw /readyz
 
     # One of each, so that leases would only make restarts slow.
     launch kube-controller-manager "$bin/kube-controller-manager" \
@@ -69,7 +69,7 @@ start_control_plane() {
             --kubeconfig="$dir/config/scheduler" --leader-elect=false --secure-port=0
     fi
     # Pods are refused until their namespace has its service account.
-    await "The controllers work" 60 kube-controller-manager kubectl get serviceaccount default
+    await "The controllers work" 240 kube-controller-manager kubectl get serviceaccount default
 }
 
 kubectl() {

@@ -145,8 +145,8 @@ END
 END
     launch coredns "$bin/coredns" -conf "$dir/config/Corefile"
 
-    await "The node is ready" 60 kubelet kubectl wait --for condition=Ready node/node1 --timeout 1s
-    await "DNS answers by its service" 60 coredns \
+    await "The node is ready" 240 kubelet kubectl wait --for condition=Ready node/node1 --timeout 1s
+    await "DNS answers by its service" 240 coredns \
         "$bin/kubernetes" resolve "$(nth_service 10):53" kubernetes.default.svc.cluster.local
 }
 
