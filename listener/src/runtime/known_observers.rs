@@ -76,7 +76,7 @@ impl KnownObservers {
     }
 }
 
-/// Returns those that compile, by namespace and name, and what is wrong with the others.
+/// Returns the observers that compile, sorted by namespace and name, and the problems of the others.
 fn split(mut all: Vec<Arc<Known>>) -> (Vec<Arc<CompiledObserver>>, Vec<CompileProblem>) {
     all.sort_by(|a, b| {
         let (a, b) = (&a.header, &b.header);

@@ -86,8 +86,8 @@ impl Answers {
         user
     }
 
-    /// Forgets tokens of nobody and users who are not known any more. If there are none, it forgets one user: of those
-    /// who have no right if there are such, and the one whose answer is the oldest.
+    /// Removes answers about tokens that are nobody's, and those that have been stale for too long. If there are none, it
+    /// removes the oldest answer about a user without a right, or else the oldest of all.
     fn make_room(&mut self, now: Instant) {
         self.of
             .retain(|_, answer| answer.user.is_some() && answer.until + MAX_STALE > now);
@@ -204,7 +204,7 @@ mod tests {
             Some(true)
         );
         assert_eq!(answers.known(&user, &right("get"), now + MAX_AGE), None);
-        // A new answer about the user asks for rights anew.
+        // A new answer about the user asks for rights again.
         answers.note_user(digest("one"), Some(info()), later);
         assert_eq!(answers.known(&user, &right("get"), later), None);
     }

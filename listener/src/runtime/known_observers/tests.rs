@@ -116,7 +116,7 @@ fn change_of_one_compiles_that_one() {
 }
 
 #[test]
-fn observers_that_are_kept_are_in_order_and_selected_anew() {
+fn kept_observers_are_in_order_and_selected_again() {
     let (mut loader, mut bundle) = (BundleLoader::default(), Bundle::new());
     load(&mut loader, &bundle);
     bundle.observers.reverse();
@@ -201,7 +201,7 @@ async fn settings_of_the_listener_that_actions_have_compile_all() {
 }
 
 #[test]
-fn labels_of_namespaces_count_anew() {
+fn changed_labels_of_namespaces_change_the_selection() {
     let (mut loader, mut bundle) = (BundleLoader::default(), Bundle::new());
     let of = json!({ "from": "Selector", "selector": { "matchLabels": { "team": "a" } } });
     bundle.listener["spec"]["observerNamespaces"] = of;
