@@ -68,29 +68,16 @@ impl SearchServerKind {
     /// Whether `scripts/prepare` has put it into the cache.
     #[must_use]
     pub fn is_prepared(self) -> bool {
-        self.newest().is_some()
+        super::prepared(self.program().0).is_some()
     }
 
     /// Where `scripts/prepare` has put it.
     fn folder(self) -> PathBuf {
-        self.newest().unwrap_or_else(|| {
+        super::prepared(self.program().0).unwrap_or_else(|| {
             panic!(
                 "no {self:?} in the cache: run `make prepare`, which tells why where there is none"
             )
         })
-    }
-
-    fn newest(self) -> Option<PathBuf> {
-        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-        let home = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache");
-        let folder = cache.unwrap_or_else(home).join("observers");
-        let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
-        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-        let mut all: Vec<String> = names
-            .filter(|name| name.starts_with(self.program().0))
-            .collect();
-        all.sort_unstable();
-        Some(folder.join(all.pop()?))
     }
 }
 

@@ -194,16 +194,5 @@ fn java(folder: &tempfile::TempDir, class: &str) -> Command {
 
 /// Where `scripts/prepare` has put the broker.
 fn jars() -> PathBuf {
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let home = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache");
-    let folder = cache.unwrap_or_else(home).join("observers");
-    let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    let ours = |name: &String| name.starts_with("kafka-");
-    let mut all: Vec<String> = names.filter(ours).collect();
-    all.sort_unstable();
-    let newest = all
-        .pop()
-        .expect("no Kafka in the cache: run `make prepare`");
-    folder.join(newest)
+    super::prepared("kafka-").expect("no Kafka in the cache: run `make prepare`")
 }

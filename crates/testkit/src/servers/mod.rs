@@ -3,6 +3,8 @@
 
 pub mod binaries;
 #[cfg(feature = "tests")]
+pub mod browser;
+#[cfg(feature = "tests")]
 pub mod control_plane;
 #[cfg(feature = "tests")]
 pub mod elasticsearch;
@@ -51,6 +53,19 @@ pub enum ServerError {
         /// What it printed, and for a failed start the end of the server's log.
         output: String,
     },
+}
+
+/// The newest folder with a name that begins so of those that `scripts/prepare` has put into the cache.
+#[cfg(feature = "tests")]
+fn prepared(beginning: &str) -> Option<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache");
+    let folder = cache.unwrap_or_else(home).join("observers");
+    let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut all: Vec<String> = names.filter(|name| name.starts_with(beginning)).collect();
+    all.sort_unstable();
+    Some(folder.join(all.pop()?))
 }
 
 fn io_error(what: &'static str, path: &Path, source: io::Error) -> ServerError {
