@@ -501,6 +501,30 @@ create table observer.process_command (
 create index on observer.process_command (listener, id);
 comment on table observer.process_command is 'What people asked all processes of a listener to do: to close circuit breakers, or to log more or less for a while.';
 
+-- What people changed over HTTP: written before a change begins, and completed when it is over. Kept for 90 days.
+create table observer.audit (
+    id bigint generated always as identity primary key,
+    listener text not null,
+    at timestamptz not null default clock_timestamp(),
+    -- name of the token, or of the user of the cluster
+    actor text not null,
+    -- the only one that the actor may change
+    tenant text,
+    -- as the OpenAPI document names it
+    operation text not null,
+    -- the body, cut down where it is long. json and not jsonb, which refuses texts that a body may hold
+    request json not null,
+    -- how many were changed, where that is known
+    count bigint,
+    -- why it failed
+    error text,
+    -- nothing where nobody saw its end: a process ended, a client went away, or it took too long
+    finished_at timestamptz
+);
+create index on observer.audit (listener, id);
+create index on observer.audit (listener, at);
+comment on table observer.audit is 'What people changed over HTTP, for 90 days.';
+
 -- Sources that fill the log from elsewhere, by slot, or by name where topics are read: what of them is in the log, and who reads them.
 create table observer.source (
     name text primary key,

@@ -6,6 +6,7 @@ extern crate self as observer_listener;
 
 pub mod actions;
 pub mod admission;
+pub(crate) mod audit;
 pub mod backfill;
 pub mod cache;
 pub mod capture;

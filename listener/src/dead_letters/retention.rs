@@ -1,4 +1,4 @@
-//! Retention and metrics of dead letters, and retention of processed deliveries. One process of the fleet
+//! Retention and metrics of dead letters, and retention of processed deliveries and of the audit. One process of the fleet
 //! does this: the owner of the first shard.
 
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use sqlx::PgPool;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::actions::postgres;
+use crate::audit;
 use crate::database;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::status::StatusReporter;
@@ -24,6 +25,9 @@ const SLOW_RUN_FACTOR: u32 = 20;
 /// Time after a start before processed deliveries are purged.
 const PURGE_DELAY: Duration = Duration::from_hours(1);
 
+/// Interval between two purges of the audit.
+const AUDIT_INTERVAL: Duration = Duration::from_hours(1);
+
 /// Most dead letters that one statement deletes.
 const DELETE_LIMIT: i64 = 1000;
 
@@ -36,6 +40,7 @@ pub(crate) async fn run_retention(
     metrics: Metrics,
 ) {
     let started = Instant::now();
+    let mut audit_due = started;
     loop {
         let began = Instant::now();
         if reporter.owns(0) {
@@ -44,6 +49,13 @@ pub(crate) async fn run_retention(
                 && let Err(error) = postgres::purge_processed(&pool, &listener).await
             {
                 tracing::debug!(%error, "cannot purge processed deliveries; retrying");
+            }
+            if audit_due <= began {
+                match timeout(RUN_TIMEOUT, audit::purge(&pool, &listener)).await {
+                    Ok(Ok(())) => audit_due = began + AUDIT_INTERVAL,
+                    Ok(Err(error)) => tracing::debug!(%error, "cannot purge the audit; retrying"),
+                    Err(_) => tracing::debug!("purge of the audit timed out"),
+                }
             }
             let run = run_once(&pool, &listener, retention, &metrics);
             match timeout(RUN_TIMEOUT, run).await {

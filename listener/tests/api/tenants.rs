@@ -82,6 +82,7 @@ fn values(name: &str, ids: &Ids) -> Vec<String> {
         "to" | "until" => &["2100-01-01T00:00:00Z"],
         "sort" => &["newest", "oldest"],
         "limit" => &["1", "1000"],
+        "actor" => &["globex", "all"],
         "before" => &["1", "9223372036854775807"],
         "facets" | "highlight" => &["true"],
         "cursor" => return ids.cursors.clone(),

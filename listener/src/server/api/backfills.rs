@@ -5,7 +5,7 @@ use axum::response::Response;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::endpoint::{Call, json};
+use super::endpoint::{Call, affected, json};
 use super::problem::Problem;
 use super::selection::{FilterText, RowId, has_nul, invalid};
 use crate::backfill::{
@@ -110,7 +110,7 @@ async fn changed(call: &Call, id: i64, done: Change) -> Result<Response, Problem
 async fn show(call: &Call, id: i64) -> Result<Response, Problem> {
     let context = &call.context;
     let found = backfill::list(&context.pool, &context.listener, Some(id)).await?;
-    json(found.first().ok_or_else(|| missing(id))?)
+    affected(1, found.first().ok_or_else(|| missing(id))?)
 }
 
 /// What is asked for does not fit what is there.

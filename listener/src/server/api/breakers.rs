@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::endpoint::{Call, json, schema_of};
+use super::endpoint::{Call, affected, schema_of};
 use super::problem::Problem;
 use super::selection::{FilterText, invalid, one_of, parse};
 use crate::coordination::process_commands::{self, BreakerScope, ProcessCommand};
@@ -64,12 +64,14 @@ pub(super) async fn reset(call: Call) -> Result<Response, Problem> {
     let asked = ProcessCommand::CloseBreakers(reset.clone());
     let id = process_commands::ask(pool, listener, &asked).await?;
     let answers = process_commands::answers(pool, listener, id, PATIENCE).await?;
-    json(&BreakersReset {
+    let closed = answers.closed();
+    let reset = BreakersReset {
         reset,
-        closed: answers.closed(),
+        closed,
         processes: answers.answered.into_keys().collect(),
         unanswered: answers.missing,
-    })
+    };
+    affected(closed, &reset)
 }
 
 /// Fails if the listener has no such observer, or the observer no such action.

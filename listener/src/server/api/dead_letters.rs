@@ -10,7 +10,7 @@ use futures::stream;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
-use super::endpoint::{Call, NothingMatches, json, schema_of};
+use super::endpoint::{Call, NothingMatches, affected, json, schema_of};
 use super::problem::Problem;
 use super::selection::{
     AffectedCount, FilterText, MAX_IDS, RowId, Selector, by_ids_or_all, check_ids, invalid, one_of,
@@ -167,7 +167,7 @@ pub(super) async fn redrive(call: Call) -> Result<Response, Problem> {
         Some(filter) => admin::redrive_selected(&call.context.pool, &filter).await?,
         None => 0,
     };
-    json(&AffectedCount { count })
+    affected(count, &AffectedCount { count })
 }
 
 pub(super) async fn drop_selected(call: Call) -> Result<Response, Problem> {
@@ -175,7 +175,7 @@ pub(super) async fn drop_selected(call: Call) -> Result<Response, Problem> {
         Some(filter) => admin::drop_selected(&call.context.pool, &filter).await?,
         None => 0,
     };
-    json(&AffectedCount { count })
+    affected(count, &AffectedCount { count })
 }
 
 /// Streams all matches as lines of JSON, the oldest first.

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::search::Scope;
@@ -22,6 +23,7 @@ use super::ApiContext;
 use super::auth::Caller;
 use super::parameters::{Parameter, Values};
 use super::problem::Problem;
+use crate::audit::{NewEntry, OpenEntry};
 
 /// Maximum bytes of a request's body.
 const MAX_BODY_BYTES: usize = 1 << 20;
@@ -80,6 +82,10 @@ pub(super) struct Call {
     body: Bytes,
 }
 
+/// How many a change has changed, in the extensions of its response.
+#[derive(Clone, Copy, Debug)]
+struct Affected(u64);
+
 /// Nothing can match: a request asks for another tenant than the caller's own.
 #[derive(Debug)]
 pub(super) struct NothingMatches;
@@ -108,13 +114,47 @@ impl Endpoint {
         let responses = context.responses.clone();
         let result = async {
             let call = self.check(context, caller, request).await?;
-            if self.method == Method::Post {
-                let (caller, id) = (&*call.caller.name, self.id);
-                tracing::info!(caller, operation = id, "HTTP API: change requested");
-            }
-            responses.admit((self.run)(call).await?).await
+            let response = match self.method {
+                Method::Get => (self.run)(call).await,
+                Method::Post => self.change(call).await,
+            };
+            responses.admit(response?).await
         };
         result.await.unwrap_or_else(IntoResponse::into_response)
+    }
+
+    /// Makes a change and records it. What cannot be recorded is not made.
+    async fn change(&'static self, call: Call) -> Result<Response, Problem> {
+        let (caller, operation) = (Arc::clone(&call.caller.name), self.id);
+        tracing::info!(caller = &*caller, operation, "HTTP API: change requested");
+        let pool = call.context.pool.clone();
+        let entry = NewEntry {
+            listener: &call.context.listener,
+            actor: &caller,
+            tenant: call.caller.tenant.as_deref(),
+            operation,
+            request: &call.json()?,
+        };
+        let entry = OpenEntry::begin(&pool, &entry).await.map_err(|error| {
+            Problem::from(error).because("the change is not made, since it cannot be recorded")
+        })?;
+        let mut result = (self.run)(call).await;
+        let recorded = match &mut result {
+            Ok(response) => {
+                let affected = response.extensions_mut().remove::<Affected>();
+                Ok(affected.map(|Affected(count)| count))
+            }
+            Err(problem) => Err(problem.detail()),
+        };
+        if let Err(error) = entry.finish(&pool, recorded).await {
+            let error = ::queue::describe_error(&error);
+            tracing::warn!(
+                error,
+                operation,
+                "HTTP API: the end of a change is not recorded"
+            );
+        }
+        result
     }
 
     async fn check(
@@ -225,4 +265,11 @@ impl Call {
 pub(super) fn json<T: Serialize>(value: &T) -> Result<Response, Problem> {
     let kind = [(CONTENT_TYPE, "application/json")];
     Ok((kind, serde_json::to_vec(value)?).into_response())
+}
+
+/// Responds with JSON to a change of so many.
+pub(super) fn affected<T: Serialize>(count: u64, value: &T) -> Result<Response, Problem> {
+    let mut response = json(value)?;
+    response.extensions_mut().insert(Affected(count));
+    Ok(response)
 }

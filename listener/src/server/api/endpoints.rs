@@ -1,9 +1,9 @@
 //! The list of all endpoints.
 
-use ::queue::{JobState, JobView};
-use ::search::{DeliveryState, Document, MAX_QUERY_BYTES};
-use crds::config::Operation;
+use ::queue::JobView;
+use ::search::Document;
 
+use super::audit::{self, AuditPage};
 use super::backfills::{self, BackfillId, BackfillList, NewBackfill};
 use super::breakers::{self, BreakersReset};
 use super::cache::{CacheList, Invalidated};
@@ -11,7 +11,10 @@ use super::dead_letters::{self, DeadLetterPage, LINES};
 use super::endpoint::{Endpoint, Method, schema_of};
 use super::jobs::{self, JobPage};
 use super::overview::{self, ListenerStatus, ObserverList, ShardList};
-use super::parameters::{Kind, Parameter};
+use super::parameters::Kind;
+use super::queries::{
+    AUDIT_PAGE, DEAD_LETTER_FILTERS, DEAD_LETTER_PAGE, JOB_FILTERS, SEARCH, parameter,
+};
 use super::search::{self, EventPage};
 use super::selection::AffectedCount;
 use super::{cache, events, openapi};
@@ -19,108 +22,6 @@ use crate::backfill::Backfill;
 use crate::dead_letters::admin::DeadLetterDetail;
 
 const JSON: &str = "application/json";
-
-/// Longest name of an observer or an action.
-const NAME: Kind = Kind::Text(320);
-
-/// Longest entity, key or tenant.
-const VALUE: Kind = Kind::Text(2048);
-
-const fn parameter(name: &'static str, kind: Kind, about: &'static str) -> Parameter {
-    Parameter { name, about, kind }
-}
-
-const OBSERVER: Parameter = parameter("observer", NAME, "Only of this observer, `namespace/name`.");
-const ACTION: Parameter = parameter("action", NAME, "Only of the action of this name.");
-const KIND: Parameter = parameter("kind", NAME, "Only with a last failure of this kind.");
-const ENTITY: Parameter = parameter("entity", VALUE, "Only events of this entity.");
-const KEY: Parameter = parameter("key", VALUE, "Only events of this key.");
-const TENANT: Parameter = parameter("tenant", VALUE, "Only of this tenant.");
-const SINCE: Parameter = parameter("since", Kind::Time, "Given up at this time or later.");
-const UNTIL: Parameter = parameter("until", Kind::Time, "Given up before this time.");
-const LIMIT: Parameter = parameter(
-    "limit",
-    Kind::Integer(1, 1000, Some(50)),
-    "Size of the page.",
-);
-
-const DEAD_LETTER_FILTERS: [Parameter; 8] =
-    [OBSERVER, ACTION, KIND, ENTITY, KEY, TENANT, SINCE, UNTIL];
-
-const DEAD_LETTER_PAGE: &[Parameter] = &[
-    OBSERVER,
-    ACTION,
-    KIND,
-    ENTITY,
-    KEY,
-    TENANT,
-    SINCE,
-    UNTIL,
-    LIMIT,
-    parameter(
-        "before",
-        Kind::Integer(1, i64::MAX, None),
-        "Only ids below this one: `next` of the page before.",
-    ),
-];
-
-const JOB_FILTERS: &[Parameter] = &[
-    OBSERVER,
-    ACTION,
-    TENANT,
-    parameter(
-        "state",
-        Kind::Choice(|| JobState::ALL.map(JobState::as_str).to_vec()),
-        "Only in this state.",
-    ),
-    LIMIT,
-];
-
-const SEARCH: &[Parameter] = &[
-    parameter(
-        "q",
-        Kind::Text(MAX_QUERY_BYTES),
-        "Query: words, `field:value`, phrases in quotes, ranges as `new.total:>100`.",
-    ),
-    ENTITY,
-    parameter(
-        "operation",
-        Kind::Choices(|| Operation::ALL.map(Operation::as_str).to_vec()),
-        "Only these operations.",
-    ),
-    OBSERVER,
-    ACTION,
-    parameter(
-        "outcome",
-        Kind::Choices(|| DeliveryState::ALL.map(DeliveryState::as_str).to_vec()),
-        "Only with a delivery in one of these states.",
-    ),
-    TENANT,
-    KEY,
-    parameter("from", Kind::Time, "Only events at this time or later."),
-    parameter("to", Kind::Time, "Only events before this time."),
-    parameter(
-        "sort",
-        Kind::Choice(|| vec!["newest", "oldest"]),
-        "Order; default `newest`, the latest event first.",
-    ),
-    parameter(
-        "limit",
-        Kind::Integer(0, 1000, Some(50)),
-        "Size of the page; with 0, only the total and the facets.",
-    ),
-    parameter(
-        "cursor",
-        Kind::Text(4096),
-        "`next` of the page before, with the same filters.",
-    ),
-    parameter("facets", Kind::Flag, "Whether to count by facet."),
-    parameter(
-        "highlight",
-        Kind::Flag,
-        "Whether to show where the text of the query is found.",
-    ),
-];
 
 /// Defaults of an endpoint that reads.
 const READ: Endpoint = Endpoint {
@@ -145,7 +46,7 @@ const CHANGE: Endpoint = Endpoint {
 };
 
 /// All endpoints.
-pub(super) static ENDPOINTS: [Endpoint; 22] = [
+pub(super) static ENDPOINTS: [Endpoint; 23] = [
     Endpoint {
         id: "search",
         path: "/search",
@@ -342,6 +243,16 @@ pub(super) static ENDPOINTS: [Endpoint; 22] = [
         response: schema_of::<Backfill>,
         run: |call| Box::pin(backfills::resume(call)),
         ..CHANGE
+    },
+    Endpoint {
+        id: "listAudit",
+        path: "/audit",
+        about: "Lists what was changed over HTTP in the last 90 days, the newest first. Not for tokens of a tenant.",
+        tenants: false,
+        query: AUDIT_PAGE,
+        response: schema_of::<AuditPage>,
+        run: |call| Box::pin(audit::list(call)),
+        ..READ
     },
     Endpoint {
         id: "showOpenApi",

@@ -5,7 +5,7 @@ use queue::{JobFilter, JobState, JobView};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
-use super::endpoint::{Call, json, schema_of};
+use super::endpoint::{Call, affected, json, schema_of};
 use super::problem::Problem;
 use super::selection::{
     AffectedCount, FilterText, MAX_IDS, Selector, by_ids_or_all, check_ids, has_nul, invalid,
@@ -121,7 +121,7 @@ pub(super) async fn retry(call: Call) -> Result<Response, Problem> {
         Some(filter) => call.context.queue.retry(&filter).await?,
         None => 0,
     };
-    json(&AffectedCount { count })
+    affected(count, &AffectedCount { count })
 }
 
 pub(super) async fn cancel(call: Call) -> Result<Response, Problem> {
@@ -129,5 +129,5 @@ pub(super) async fn cancel(call: Call) -> Result<Response, Problem> {
         Some(filter) => call.context.queue.cancel(&filter).await?,
         None => 0,
     };
-    json(&AffectedCount { count })
+    affected(count, &AffectedCount { count })
 }

@@ -4,6 +4,7 @@
 //!
 //! What there is, is listed in [`endpoints`]: routes, checks and the `OpenAPI` document follow from that list.
 
+mod audit;
 mod auth;
 mod backfills;
 mod breakers;
@@ -20,6 +21,7 @@ mod openapi;
 mod overview;
 mod parameters;
 mod problem;
+mod queries;
 mod search;
 mod selection;
 mod tokens;

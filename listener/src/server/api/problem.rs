@@ -83,6 +83,19 @@ impl Problem {
         Self::new(status, format!("the body is not as documented: {error}"))
     }
 
+    /// Returns what is wrong.
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// Says first what follows from it.
+    pub(super) fn because(self, consequence: &str) -> Self {
+        Self {
+            detail: format!("{consequence}: {}", self.detail),
+            ..self
+        }
+    }
+
     /// A request that took too long.
     pub(super) fn timed_out() -> Self {
         Self::unavailable("the request took too long; ask for less at once")
