@@ -24,6 +24,7 @@ pub mod history;
 pub mod ingest;
 pub mod jobs;
 pub mod lint;
+pub(crate) mod live_tail;
 pub mod matching;
 pub mod migrate;
 pub mod observers;

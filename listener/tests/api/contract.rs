@@ -45,7 +45,8 @@ async fn document_says_what_the_program_does() {
     let folder = tempfile::TempDir::new().unwrap();
     // A query or a cursor may be refused that is text of the right length.
     let config = format!(
-        "{}{}{}[[operations]]\ninclude-path = \"/search\"\n\
+        "{}{}{}[[operations]]\ninclude-path = \"/tail\"\n[operations.parameters]\n\"query.wait\" = 0\n\
+         [[operations]]\ninclude-path = \"/search\"\n\
          [operations.checks.positive_data_acceptance]\nexpected-statuses = [200, 400]\n",
         parameter("/events/{id}", &format!("\"{event}\"")),
         parameter("/dead-letters/{id}", &letter),

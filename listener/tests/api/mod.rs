@@ -6,6 +6,7 @@ pub(crate) mod cluster;
 mod contract;
 mod history;
 mod hostile;
+mod live_tail;
 mod shop;
 mod tenants;
 

@@ -83,6 +83,8 @@ fn values(name: &str, ids: &Ids) -> Vec<String> {
         "sort" => &["newest", "oldest"],
         "limit" => &["1", "1000"],
         "actor" => &["globex", "all"],
+        "after" => &["globex", "0"],
+        "wait" => &["0", "1"],
         "before" => &["1", "9223372036854775807"],
         "facets" | "highlight" => &["true"],
         "cursor" => return ids.cursors.clone(),

@@ -13,10 +13,11 @@ use super::jobs::{self, JobPage};
 use super::overview::{self, ListenerStatus, ObserverList, ShardList};
 use super::parameters::Kind;
 use super::queries::{
-    AUDIT_PAGE, DEAD_LETTER_FILTERS, DEAD_LETTER_PAGE, JOB_FILTERS, SEARCH, parameter,
+    AUDIT_PAGE, DEAD_LETTER_FILTERS, DEAD_LETTER_PAGE, JOB_FILTERS, SEARCH, TAIL, parameter,
 };
 use super::search::{self, EventPage};
 use super::selection::AffectedCount;
+use super::tail::{self, LiveEvents};
 use super::{cache, events, openapi};
 use crate::backfill::Backfill;
 use crate::dead_letters::admin::DeadLetterDetail;
@@ -46,7 +47,7 @@ const CHANGE: Endpoint = Endpoint {
 };
 
 /// All endpoints.
-pub(super) static ENDPOINTS: [Endpoint; 23] = [
+pub(super) static ENDPOINTS: [Endpoint; 24] = [
     Endpoint {
         id: "search",
         path: "/search",
@@ -67,6 +68,15 @@ pub(super) static ENDPOINTS: [Endpoint; 23] = [
         )),
         response: schema_of::<Document>,
         run: |call| Box::pin(events::show(call)),
+        ..READ
+    },
+    Endpoint {
+        id: "tailEvents",
+        path: "/tail",
+        about: "Shows events as they are committed, without the values of their rows.",
+        query: TAIL,
+        response: schema_of::<LiveEvents>,
+        run: |call| Box::pin(tail::tail(call)),
         ..READ
     },
     Endpoint {

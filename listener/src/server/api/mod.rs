@@ -24,6 +24,7 @@ mod problem;
 mod queries;
 mod search;
 mod selection;
+mod tail;
 mod tokens;
 
 use std::sync::{Arc, Mutex};
@@ -45,6 +46,7 @@ use tokio::sync::{OnceCell, watch};
 use crate::coordination::membership::Coordination;
 use crate::database::{self, DatabaseError};
 use crate::history::compose::Composer;
+use crate::live_tail::LiveTail;
 use crate::observers::Observers;
 use crate::sync::lock;
 use auth::{Auth, Caller};
@@ -94,6 +96,7 @@ struct ApiContext {
     searches: Arc<SearchLimit>,
     responses: ResponseLimit,
     cursors: Arc<OnceCell<CursorKey>>,
+    live: Arc<LiveTail>,
 }
 
 impl ApiContext {
@@ -144,8 +147,10 @@ impl HttpApi {
     pub(crate) fn open(&self, parts: ApiParts<'_>) -> Result<ApiGuard, DatabaseError> {
         let listener = parts.listener;
         if let Some(access) = &*self.0.access.borrow() {
+            let pool = database::admin_pool(&listener.database_url)?;
             self.set(Some(ApiContext {
-                pool: database::admin_pool(&listener.database_url)?,
+                live: Arc::new(LiveTail::new(pool.clone(), listener.identity())),
+                pool,
                 queue: Arc::clone(parts.queue),
                 listener: listener.identity().into(),
                 observers: parts.observers,
@@ -162,7 +167,10 @@ impl HttpApi {
     }
 
     fn set(&self, context: Option<ApiContext>) {
-        *lock(&self.0.context) = context;
+        let before = std::mem::replace(&mut *lock(&self.0.context), context);
+        if let Some(before) = before {
+            before.live.close();
+        }
     }
 
     fn context(&self) -> Option<ApiContext> {

@@ -47,6 +47,25 @@ pub(super) const DEAD_LETTER_PAGE: &[Parameter] = &[
     OBSERVER, ACTION, KIND, ENTITY, KEY, TENANT, SINCE, UNTIL, LIMIT, BEFORE,
 ];
 
+/// Pages of the live tail.
+pub(super) const TAIL: &[Parameter] = &[
+    parameter(
+        "after",
+        Kind::Text(64),
+        "`next` of the page before; without it, the tail begins now.",
+    ),
+    parameter(
+        "limit",
+        Kind::Integer(1, 1000, Some(100)),
+        "Most events at once.",
+    ),
+    parameter(
+        "wait",
+        Kind::Integer(0, 10, Some(0)),
+        "Seconds to wait for the next event, where there is none.",
+    ),
+];
+
 /// Filters and pages of the audit.
 pub(super) const AUDIT_PAGE: &[Parameter] = &[
     parameter("operation", Kind::Choice(changes), "Only this change."),
