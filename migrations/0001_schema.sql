@@ -227,6 +227,9 @@ create table observer.member (
     open_circuits json not null default '[]',
     -- what its cache holds and has served; nothing where no observer has one
     cache json,
+    -- what it did in each minute of the last hour, written at most once a minute:
+    -- [{"minute", "events", "delivered", "failed", "deadLetters", "lagSeconds"}, ...], minutes since 1970
+    activity jsonb not null default '[]',
     primary key (listener, name)
 );
 

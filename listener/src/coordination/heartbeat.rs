@@ -1,12 +1,12 @@
-//! Heartbeats of a listener's processes in its database: which observers each of them runs, and which
-//! of its circuit breakers are open. This module owns `observer.member` and `observer.config`.
+//! Heartbeats of a listener's processes in its database: which observers each of them runs, which of its
+//! circuit breakers are open, and what it did in the last hour. This module owns `observer.member` and `observer.config`.
 //!
 //! Without a cluster nobody hands out the configuration, so two processes may run different files, and
 //! an event meets the observers of the process that owns its shard. Of two configurations the newer is
 //! the one that was seen later in the database. A process with an older one stands by while one with a
 //! newer one is alive. In a cluster all pods get the same bundle, and the operator sees to it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -25,6 +25,8 @@ use super::membership::{Coordination, MemberIdentity};
 use super::process;
 use crate::cache::CacheStats;
 use crate::observers::Observers;
+use crate::sync::lock;
+use crate::telemetry::activity::{self, Activity, MinuteActivity};
 
 /// Interval of heartbeats without a cluster, where they decide who takes part, and their lifetime.
 const OF_FILES: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(12));
@@ -82,6 +84,9 @@ pub(crate) struct Heartbeat {
     observers: watch::Receiver<Arc<Observers>>,
     decides: bool,
     clock_offset: Gauge,
+    activity: Activity,
+    /// The activity that is stored, and the minute in which it was.
+    stored: Arc<Mutex<Option<(i64, Vec<MinuteActivity>)>>>,
 }
 
 impl Heartbeat {
@@ -92,7 +97,7 @@ impl Heartbeat {
         member: &MemberIdentity,
         observers: watch::Receiver<Arc<Observers>>,
         coordination: &Coordination,
-        clock_offset: Gauge,
+        (clock_offset, activity): (Gauge, Activity),
     ) -> Self {
         Self {
             pool,
@@ -101,6 +106,8 @@ impl Heartbeat {
             observers,
             decides: matches!(coordination, Coordination::Database),
             clock_offset,
+            activity,
+            stored: Arc::default(),
         }
     }
 
@@ -144,6 +151,7 @@ impl Heartbeat {
         let observers = Arc::clone(&self.observers.borrow());
         let (_, lifetime) = self.cadence();
         let before = Utc::now();
+        let activity = self.activity_to_store(activity::minute_of(before));
         let of_server: DateTime<Utc> = sqlx::query_scalar(
             "with old_members as (
                  delete from observer.member
@@ -156,11 +164,13 @@ impl Heartbeat {
                  on conflict (listener, digest) do update set seen_at = clock_timestamp()
                  where c.seen_at < clock_timestamp() - interval '1 hour'
              )
-             insert into observer.member (listener, name, uid, config_digest, expires_at, open_circuits, cache)
-             values ($1, $2, $3, $4, clock_timestamp() + make_interval(secs => $5), $6, $7)
+             insert into observer.member as m (listener, name, uid, config_digest, expires_at, open_circuits, cache,
+                 activity)
+             values ($1, $2, $3, $4, clock_timestamp() + make_interval(secs => $5), $6, $7, coalesce($8::jsonb, '[]'))
              on conflict (listener, name) do update
              set uid = excluded.uid, config_digest = excluded.config_digest, expires_at = excluded.expires_at,
-                 open_circuits = excluded.open_circuits, cache = excluded.cache
+                 open_circuits = excluded.open_circuits, cache = excluded.cache,
+                 activity = case when $8 is null and m.uid = excluded.uid then m.activity else excluded.activity end
              returning clock_timestamp()",
         )
         .bind(&*self.listener)
@@ -170,13 +180,23 @@ impl Heartbeat {
         .bind(lifetime.as_secs_f64())
         .bind(Json(open_circuits(&observers)))
         .bind(observers.cache_stats().map(Json))
+        .bind(activity.as_ref().map(|(_, minutes)| Json(minutes)))
         .fetch_one(&self.pool)
         .await?;
+        if activity.is_some() {
+            *lock(&self.stored) = activity;
+        }
         self.record_clock(clock_offset(before, of_server, Utc::now()));
         if !self.decides {
             return Ok(None);
         }
         self.newest_other(observers.digest()).await
+    }
+
+    /// Returns the activity if it is to be stored in this minute: once, and only if there is some that is new.
+    fn activity_to_store(&self, minute: i64) -> Option<(i64, Vec<MinuteActivity>)> {
+        let minutes = self.activity.minutes();
+        is_due(lock(&self.stored).as_ref(), minute, &minutes).then_some((minute, minutes))
     }
 
     /// Records how far the clock of this process is from the server's, and logs it when that begins or ends.
@@ -231,6 +251,18 @@ impl Heartbeat {
 
     const fn cadence(&self) -> (Duration, Duration) {
         if self.decides { OF_FILES } else { IN_CLUSTER }
+    }
+}
+
+/// Returns whether the activity is to be stored in a minute, given what was stored before and in which.
+fn is_due(
+    stored: Option<&(i64, Vec<MinuteActivity>)>,
+    minute: i64,
+    activity: &[MinuteActivity],
+) -> bool {
+    match stored {
+        None => !activity.is_empty(),
+        Some((stored_in, stored)) => *stored_in < minute && stored != activity,
     }
 }
 
@@ -299,6 +331,28 @@ pub async fn members(pool: &PgPool, listener: &str) -> Result<Vec<MemberState>, 
         .collect()
 }
 
+/// Reads what the live processes of a listener did in each minute of the last hour.
+pub(crate) async fn activity(
+    pool: &PgPool,
+    listener: &str,
+) -> Result<Vec<MinuteActivity>, sqlx::Error> {
+    let rows = sqlx::query(
+        "select name, uid, activity from observer.member where listener = $1 and expires_at > clock_timestamp()",
+    )
+    .bind(listener)
+    .fetch_all(pool)
+    .await?;
+    let ended = process::ended();
+    let mut all = Vec::new();
+    for row in &rows {
+        if unless_ended(row, &ended)?.is_some() {
+            let Json(minutes): Json<Vec<MinuteActivity>> = row.try_get(2)?;
+            all.extend(minutes);
+        }
+    }
+    Ok(all)
+}
+
 /// The name of the member in a row that begins with name and uid, unless it is known to have ended.
 fn unless_ended(row: &PgRow, ended: &impl Fn(&str) -> bool) -> Result<Option<String>, sqlx::Error> {
     let (name, uid): (String, String) = (row.try_get(0)?, row.try_get(1)?);
@@ -318,6 +372,21 @@ mod tests {
         assert_eq!(behind(None, true, now), Some(now));
         assert_eq!(behind(Some(now), true, later), Some(now));
         assert_eq!(behind(Some(now), false, later), None);
+    }
+
+    #[test]
+    fn activity_is_stored_once_a_minute_and_not_while_idle() {
+        let some = vec![MinuteActivity {
+            minute: 7,
+            events: 1,
+            ..MinuteActivity::default()
+        }];
+        assert!(!is_due(None, 7, &[]));
+        assert!(is_due(None, 7, &some));
+        let stored = (7, Vec::new());
+        assert!(!is_due(Some(&stored), 7, &some));
+        assert!(is_due(Some(&stored), 8, &some));
+        assert!(!is_due(Some(&(7, some.clone())), 9, &some));
     }
 
     #[test]

@@ -305,7 +305,8 @@ impl Dispatcher {
         let lags = lags.map(|(shard, oldest)| (shard, oldest.or(unread).map_or(0.0, age)));
         let lags: BTreeMap<u16, f64> = lags.collect();
         let longest = lags.values().copied().fold(0.0, f64::max);
-        self.metrics.lag.set(longest);
+        let lag = Duration::try_from_secs_f64(longest).unwrap_or_default();
+        self.metrics.record_lag(lag, now);
         self.reporter.set_lags(&lags);
     }
 

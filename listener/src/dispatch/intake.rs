@@ -80,7 +80,7 @@ impl Intake {
         if batch.bounds.is_some() && self.last_window.replace(batch.window) != Some(batch.window) {
             self.metrics.windows.inc();
         }
-        self.metrics.events.inc_by(batch.events.len() as u64);
+        self.metrics.record_events(batch.events.len() as u64);
         self.backlog = batch.backlog;
         self.batch = Some(BatchInProgress {
             window: batch.window,

@@ -211,7 +211,10 @@ impl SessionContext<'_> {
             self.member,
             observers,
             self.coordination,
-            self.sources.metrics.process.clock_offset.clone(),
+            (
+                self.sources.metrics.process.clock_offset.clone(),
+                self.sources.metrics.activity.clone(),
+            ),
         )
     }
 }

@@ -14,6 +14,7 @@ use server::exemplars::{RecordedSpan, TracedHistogramVec};
 use server::format::Format;
 use server::registry::{MetricDescription, Registry};
 
+use super::activity::Activity;
 use super::backfill_metrics::BackfillMetrics;
 use super::config_metrics::ConfigMetrics;
 use super::pool_metrics::PoolMetrics;
@@ -215,6 +216,8 @@ pub struct Metrics {
     registry: Registry,
     /// Circuit breakers of the current observers.
     circuits: Arc<Mutex<Option<Arc<dyn OpenCircuits>>>>,
+    /// Activity of the last hour.
+    pub activity: Activity,
     /// Events read from the change log.
     pub events: IntCounter,
     /// Windows of the change log that were read.
@@ -300,6 +303,7 @@ impl Metrics {
         };
         Ok(Self {
             circuits: Arc::default(),
+            activity: Activity::default(),
             events: counter("events_total", "Events read from the change log")?,
             windows: counter("windows_total", "Windows of the change log that were read")?,
             matches: counters(
@@ -395,6 +399,11 @@ impl Metrics {
             Outcome::Cached => "cached",
             Outcome::Deferred(_) => return,
         };
+        self.activity.count(Utc::now(), |minute| match outcome {
+            "success" | "cached" => minute.delivered += 1,
+            "retryable" | "permanent" => minute.failed += 1,
+            _ => {}
+        });
         let labels = [&**observer, &**action];
         self.delivery_attempts
             .with_label_values(&[labels[0], labels[1], outcome])
@@ -435,6 +444,21 @@ impl Metrics {
         retain(&self.delivery_latency, keep);
     }
 
+    /// Counts events that were read from the change log.
+    pub fn record_events(&self, count: u64) {
+        self.events.inc_by(count);
+        if count > 0 {
+            self.activity
+                .count(Utc::now(), |minute| minute.events += count);
+        }
+    }
+
+    /// Records the age of the oldest unfinished event.
+    pub fn record_lag(&self, lag: Duration, now: DateTime<Utc>) {
+        self.lag.set(lag.as_secs_f64());
+        self.activity.note_lag(now, lag.as_secs());
+    }
+
     /// Counts and logs a delivery of an event (its id and entity) that has failed for good.
     pub fn record_failed_delivery(
         &self,
@@ -456,6 +480,10 @@ impl Metrics {
             ),
         };
         counter.with_label_values(&labels).inc();
+        if matches!(then, OnFailure::DeadLetter) {
+            self.activity
+                .count(Utc::now(), |minute| minute.dead_letters += 1);
+        }
         tracing::warn!(
             target: "observer::dead_letter",
             event,

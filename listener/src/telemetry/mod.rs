@@ -1,5 +1,6 @@
 //! Metrics, health and status of this process.
 
+pub mod activity;
 pub mod backfill_metrics;
 pub mod config_metrics;
 pub mod health;

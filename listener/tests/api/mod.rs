@@ -1,5 +1,6 @@
 //! The HTTP API: the history, dead letters and jobs, and who may use them.
 
+mod activity;
 mod audit;
 mod callers;
 pub(crate) mod cluster;

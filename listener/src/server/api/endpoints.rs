@@ -3,6 +3,7 @@
 use ::queue::JobView;
 use ::search::Document;
 
+use super::activity::{self, HourActivity};
 use super::audit::{self, AuditPage};
 use super::backfills::{self, BackfillId, BackfillList, NewBackfill};
 use super::breakers::{self, BreakersReset};
@@ -47,7 +48,7 @@ const CHANGE: Endpoint = Endpoint {
 };
 
 /// All endpoints.
-pub(super) static ENDPOINTS: [Endpoint; 24] = [
+pub(super) static ENDPOINTS: [Endpoint; 25] = [
     Endpoint {
         id: "search",
         path: "/search",
@@ -102,6 +103,15 @@ pub(super) static ENDPOINTS: [Endpoint; 24] = [
         about: "Shows the state of the listener.",
         response: schema_of::<ListenerStatus>,
         run: |call| Box::pin(overview::status(call)),
+        ..READ
+    },
+    Endpoint {
+        id: "showActivity",
+        path: "/activity",
+        about: "Shows what all processes did in each minute of the last hour. Not for tokens of a tenant.",
+        tenants: false,
+        response: schema_of::<HourActivity>,
+        run: |call| Box::pin(activity::hour(call)),
         ..READ
     },
     Endpoint {

@@ -4,6 +4,7 @@
 //!
 //! What there is, is listed in [`endpoints`]: routes, checks and the `OpenAPI` document follow from that list.
 
+mod activity;
 mod audit;
 mod auth;
 mod backfills;

@@ -10,6 +10,7 @@ fn add_series(metrics: &Metrics) {
     let Metrics {
         registry: _,
         circuits: _,
+        activity: _,
         events: _,
         windows: _,
         matches,
