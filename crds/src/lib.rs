@@ -14,3 +14,5 @@ pub mod manifest;
 pub mod pod_status;
 pub mod v1alpha1;
 mod validation;
+
+pub use validation::names::is_label as is_domain_label;

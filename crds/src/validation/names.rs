@@ -7,7 +7,8 @@ const MAX_LABEL: usize = 63;
 const MAX_DOMAIN: usize = 253;
 
 /// Whether a name is a label of a domain name, as the names of most resources are.
-pub(crate) fn is_label(name: &str) -> bool {
+#[must_use]
+pub fn is_label(name: &str) -> bool {
     name.len() <= MAX_LABEL && has_form_of_label(name)
 }
 

@@ -209,7 +209,9 @@ impl ServiceName {
         let name = name.strip_suffix(".cluster.local").unwrap_or(name);
         let labels: Vec<&str> = name.split('.').collect();
         let is_address = |label: &&str| label.bytes().all(|byte| byte.is_ascii_digit());
-        if !labels.iter().all(|label| is_label(label)) || labels.last().is_some_and(is_address) {
+        if !labels.iter().all(|label| crds::is_domain_label(label))
+            || labels.last().is_some_and(is_address)
+        {
             return None;
         }
         let (namespace, is_certain) = match &*labels {
@@ -228,15 +230,6 @@ impl ServiceName {
             is_certain,
         })
     }
-}
-
-/// Returns whether this can be a part of the name of a Service.
-fn is_label(label: &str) -> bool {
-    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    (1..=63).contains(&label.len())
-        && label.bytes().all(inner)
-        && !label.starts_with('-')
-        && !label.ends_with('-')
 }
 
 /// Returns whether an address is the pod itself, which no policy concerns.
