@@ -393,6 +393,16 @@ create table observer.claim_secret (
 );
 insert into observer.claim_secret default values;
 
+-- Sessions of the console that have not ended. What a session may do is in its cookie; without its row that is
+-- worth nothing.
+create table observer.console_session (
+    -- of the session's id, which only the cookie holds
+    digest bytea primary key,
+    listener text not null,
+    expires_at timestamptz not null
+);
+create index on observer.console_session (listener, expires_at);
+
 -- The history of listeners that keep it here: a document for each event, with what became of it.
 create table observer.search_document (
     listener text collate "C" not null,
@@ -461,6 +471,7 @@ comment on table observer.processed_delivery is
 'Deliveries that took effect in this database, for as long as they might be attempted again.';
 comment on table observer.search_document is
 'The history of listeners that keep it in this database: each event with what became of it, as searches find it.';
+comment on table observer.console_session is 'Sessions of the console that have not ended, by a digest of their ids.';
 comment on table observer.claim_secret is 'What the names of deliveries in observer.processed_delivery are made with.';
 
 -- Results of the cache that were dropped by hand; kept for as long as a result may live. Written one at a

@@ -411,6 +411,8 @@ spec.cache object default={"ttl":"1m"}
 spec.cache.ttl string default=1m
 spec.checkpoint object default={"interval":"250ms"}
 spec.checkpoint.interval string default=250ms
+spec.console object
+spec.console.readOnly boolean default=false
 spec.database! object
 spec.database.maxPollInterval string default=8ms
 spec.database.retention string default=1h

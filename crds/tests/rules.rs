@@ -126,13 +126,13 @@ fn the_unbroken_files_load() {
 fn unknown_fields_are_told_with_the_nearest_known() {
     breaks_listener(
         "shard: 8",
-        "spec.shard: unknown field; did you mean `shards`? Known here: api, autoscaling, cache, checkpoint, database, deadLetters, deletionPolicy, delivery, egress, identity, \
+        "spec.shard: unknown field; did you mean `shards`? Known here: api, autoscaling, cache, checkpoint, console, database, deadLetters, deletionPolicy, delivery, egress, identity, \
          lease, networkPolicy, observerNamespaces, observerSelector, podTemplate, queue, redis, replicas, search, shards, source, \
          stalledAfter, startAt",
     );
     breaks_listener(
         "history: {url: {value: x}}",
-        "spec.history: unknown field; known here: api, autoscaling, cache, checkpoint, database, deadLetters, deletionPolicy, delivery, egress, identity, \
+        "spec.history: unknown field; known here: api, autoscaling, cache, checkpoint, console, database, deadLetters, deletionPolicy, delivery, egress, identity, \
          lease, networkPolicy, observerNamespaces, observerSelector, podTemplate, queue, redis, replicas, search, shards, source, \
          stalledAfter, startAt",
     );

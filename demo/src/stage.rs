@@ -3,14 +3,21 @@
 //! The listener is the real one on `docs/examples/shop.yaml`; only the database, the receiver
 //! and its name are put in.
 
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use crds::config::{Bundle, Redacted, StartAt};
+use base64::engine::general_purpose::{STANDARD as BASE64, URL_SAFE_NO_PAD};
+use crds::config::{
+    ApiConfig, ApiRole, ApiToken, Bundle, ConsoleConfig, ListenerConfig, Redacted, SearchBackend,
+    SearchConfig, StartAt,
+};
 use crds::manifest::SourceFile;
+use crds::v1alpha1::{DEFAULT_API_PORT, DocumentContent};
 use sqlx::PgPool;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -46,6 +53,9 @@ pub(crate) const LISTENER: &str = "observer-demo/shop";
 /// Attempts out of a thousand that the receiver answers with 503.
 const FAILING: u16 = 60;
 
+/// How long the history is kept, which is longer than the demo.
+const HISTORY: Duration = Duration::from_hours(24);
+
 /// Between two looks at the figures, where lines replace each other and where they do not.
 const REDRAW: Duration = Duration::from_millis(250);
 const LINE: Duration = Duration::from_secs(1);
@@ -79,6 +89,8 @@ struct Cast<'a> {
     /// Observers of which a delivery was shown.
     shown: Vec<Observer>,
     letter_shown: bool,
+    /// Link to the console, which logs in.
+    console: String,
 }
 
 impl Stage<'_> {
@@ -95,7 +107,10 @@ impl Stage<'_> {
         let mut writers = shop::start_writers(&options, &cast.tally, self.seed, &end_writers)
             .await
             .map_err(doing("open the shop"))?;
-        screen.say("The shop is open; Ctrl-C ends the demo with a summary.\n");
+        screen.say(&format!(
+            "The shop is open; Ctrl-C ends the demo with a summary. Look at it in the console:\n  {}\n",
+            cast.console
+        ));
         let watched = cast.watch(&mut writers, self.length, screen, stop).await;
         let lasted = cast.begun.elapsed();
         end_writers.cancel();
@@ -129,7 +144,10 @@ impl Stage<'_> {
         })
         .await
         .map_err(DemoError::Sink)?;
-        let bundle = load(self.url, &sink, &secret)?;
+        let mut bundle = load(self.url, &sink, &secret)?;
+        let token = Redacted::new(URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()));
+        add_console(&mut bundle.listener, &token);
+        let console = free_address().await.map_err(DemoError::Sink)?;
         let wrong = |error: &dyn std::fmt::Display| DemoError::Example(error.to_string());
         let shared = ActionRuntime::new(&bundle.listener.egress, &EndpointRegistry::default())
             .map_err(|error| wrong(&error))?;
@@ -142,7 +160,8 @@ impl Stage<'_> {
             listener: LISTENER.to_owned(),
             member: process::member(),
             listen: None,
-            api_listen: None,
+            api_listen: Some(console),
+            console: false,
             metrics: Some(metrics.clone()),
             metrics_access: MetricsAccess::default(),
         };
@@ -158,8 +177,40 @@ impl Stage<'_> {
             begun: Instant::now(),
             shown: Vec::new(),
             letter_shown: false,
+            console: format!("http://{console}/console/login#token={}", token.reveal()),
         })
     }
+}
+
+/// Adds a history and a console to the listener, which the example leaves out.
+fn add_console(listener: &mut ListenerConfig, token: &Redacted) {
+    listener.search = Some(SearchConfig {
+        backend: SearchBackend::Postgres,
+        retention: HISTORY,
+        documents: DocumentContent::EventsAndOutcomes,
+        redact: Vec::new(),
+        max_lag: HISTORY,
+    });
+    listener.api = Some(ApiConfig {
+        tokens: vec![ApiToken {
+            name: "demo".to_owned(),
+            token: token.clone(),
+            role: ApiRole::Operate,
+            tenant: None,
+        }],
+        kubernetes: false,
+        console: Some(ConsoleConfig::default()),
+    });
+}
+
+/// Returns the usual address of the HTTP API, or another of this machine if that is taken.
+async fn free_address() -> io::Result<SocketAddr> {
+    let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_API_PORT));
+    let socket = match TcpListener::bind(usual).await {
+        Ok(socket) => socket,
+        Err(_) => TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?,
+    };
+    socket.local_addr()
 }
 
 /// The example, with what its Secrets would hold.
@@ -315,6 +366,18 @@ impl Cast<'_> {
         }
     }
 
+    /// Returns how many dead letters somebody dropped in the console.
+    async fn dropped_by_hand(&self) -> Result<usize, sqlx::Error> {
+        let dropped: i64 = sqlx::query_scalar(
+            "select coalesce(sum(count), 0)::bigint from observer.audit
+             where listener = $1 and operation = 'dropDeadLetters'",
+        )
+        .bind(LISTENER)
+        .fetch_one(self.pool)
+        .await?;
+        Ok(usize::try_from(dropped).unwrap_or_default())
+    }
+
     /// Waits for the listener's end, and compares.
     async fn close(mut self, screen: &mut Screen, lasted: Duration) -> Result<Outcome, DemoError> {
         (&mut self.listener).await??;
@@ -340,7 +403,8 @@ impl Cast<'_> {
             }
         }
         let figures = Figures::read(&self.metrics);
-        let verdict = std::mem::take(&mut *lock(&self.tally)).close(figures.notes());
+        let dropped = self.dropped_by_hand().await.map_err(doing(look))?;
+        let verdict = std::mem::take(&mut *lock(&self.tally)).close(figures.notes(), dropped);
         Ok(Outcome {
             lasted,
             figures,

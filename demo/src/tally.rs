@@ -210,10 +210,12 @@ impl Tally {
         self.awaited_letters.len()
     }
 
-    /// The final verdict, when nothing more can arrive. `notes` is how many log lines were written.
-    pub(crate) fn close(mut self, notes: u64) -> Verdict {
+    /// The final verdict, when nothing more can arrive. `notes` is how many log lines were written, and `dropped`
+    /// how many dead letters somebody dropped.
+    pub(crate) fn close(mut self, notes: u64, dropped: usize) -> Verdict {
         let mut verdict = self.so_far;
-        let missing = self.awaited.len() + self.awaited_letters.len();
+        let missing_letters = self.awaited_letters.len().saturating_sub(dropped);
+        let missing = self.awaited.len() + missing_letters;
         verdict.missing = missing as u64 + verdict.expected_notes.saturating_sub(notes);
         verdict.repeated += notes.saturating_sub(verdict.expected_notes);
         self.latencies.sort_unstable();
@@ -305,7 +307,7 @@ mod tests {
         for arrival in arrivals {
             tally.arrived(arrival, Instant::now());
         }
-        tally.close(1)
+        tally.close(1, 0)
     }
 
     #[test]
@@ -366,7 +368,7 @@ mod tests {
             for arrival in arrivals {
                 tally.arrived(arrival, Instant::now());
             }
-            let verdict = tally.close(notes);
+            let verdict = tally.close(notes, 0);
             assert_eq!((verdict.missing, verdict.repeated), (missing, repeated));
         }
     }
@@ -381,7 +383,7 @@ mod tests {
         tally.arrived(delivery(Observer::OrderAudit, 1), Instant::now());
         assert_eq!(tally.awaited_letters(), 1);
         tally.given_up(delivery(Observer::BigOrders, 1));
-        let verdict = tally.close(0);
+        let verdict = tally.close(0, 0);
         assert!(verdict.is_good());
         assert_eq!(verdict.given_up, 1);
     }
@@ -395,7 +397,7 @@ mod tests {
         );
         tally.arrived(delivery(Observer::OrderAudit, 1), Instant::now());
         tally.given_up(delivery(Observer::OrderAudit, 1));
-        let verdict = tally.close(0);
+        let verdict = tally.close(0, 0);
         assert_eq!((verdict.missing, verdict.unexpected), (1, 1));
     }
 }

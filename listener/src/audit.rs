@@ -93,13 +93,14 @@ impl OpenEntry {
     pub(crate) async fn begin(pool: &PgPool, entry: &NewEntry<'_>) -> Result<Self, sqlx::Error> {
         let id = sqlx::query_scalar(
             "insert into observer.audit (listener, actor, tenant, operation, request)
-             values ($1, $2, $3, $4, $5) returning id",
+             values ($1, $2, $3, $4, $5::json) returning id",
         )
         .bind(entry.listener)
         .bind(entry.actor)
         .bind(entry.tenant)
         .bind(entry.operation)
-        .bind(Json(bounded(entry.request)))
+        // As text: by itself it would be taken for jsonb.
+        .bind(bounded(entry.request).to_string())
         .fetch_one(pool)
         .await?;
         Ok(Self(id))

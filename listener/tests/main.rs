@@ -18,6 +18,7 @@ mod chaos;
 mod checks;
 mod cloudnative_pg;
 mod connections;
+mod console;
 mod crowds;
 mod dead_letters;
 mod effects;

@@ -81,6 +81,7 @@ async fn a_slow_receiver_gets_all_of_it_through_many_reloads() {
         member: process::member(),
         listen: None,
         api_listen: None,
+        console: false,
         metrics: Some(metrics.clone()),
         metrics_access: MetricsAccess::default(),
     };

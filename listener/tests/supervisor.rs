@@ -64,6 +64,7 @@ impl Pod {
             member: process::member(),
             listen: Some(address.parse().unwrap()),
             api_listen: None,
+            console: false,
             metrics: None,
             metrics_access: MetricsAccess::default(),
         };

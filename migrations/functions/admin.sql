@@ -22,6 +22,7 @@ begin
     delete from observer.processed_delivery e where e.listener = drop_listener.listener;
     delete from observer.cache_invalidation i where i.listener = drop_listener.listener;
     delete from observer.process_command p where p.listener = drop_listener.listener;
+    delete from observer.console_session s where s.listener = drop_listener.listener;
     delete from observer.audit a where a.listener = drop_listener.listener;
     delete from observer.search_document s where s.listener = drop_listener.listener;
     delete from observer.backfill b where b.listener = drop_listener.listener;

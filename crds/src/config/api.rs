@@ -12,6 +12,15 @@ pub struct ApiConfig {
     pub tokens: Vec<ApiToken>,
     /// Whether users and service accounts of the cluster are admitted.
     pub kubernetes: bool,
+    /// The console; there is none where absent.
+    pub console: Option<ConsoleConfig>,
+}
+
+/// The console of a listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConsoleConfig {
+    /// Whether nobody may change anything there.
+    pub read_only: bool,
 }
 
 /// A token of the HTTP API.

@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 pub use action::{
     ActionConfig, ActionKind, ActionQueue, Mode, OnFailure, Ordering, Priority, RateLimit, Retry,
 };
-pub use api::{ApiConfig, ApiRole, ApiToken};
+pub use api::{ApiConfig, ApiRole, ApiToken, ConsoleConfig};
 pub use egress::{Egress, HostLimit, ProxyConfig};
 pub use email::{EmailConfig, SmtpConfig, SmtpTls};
 pub use enrich::{

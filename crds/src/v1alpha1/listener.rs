@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::api::HttpApi;
 use super::autoscaling::Autoscaling;
+use super::console::Console;
 use super::egress::EgressRules;
 use super::enrich::CacheDefaults;
 use super::network_policy::NetworkPolicyOptions;
@@ -83,6 +84,11 @@ const IDENTITY: &str = "^[a-z0-9]([-a-z0-9./]*[a-z0-9])?$";
         "rule": "has(self.identity) == has(oldSelf.identity) && (!has(self.identity) || self.identity == oldSelf.identity)",
         "message": "identity cannot change: progress is kept under it; make a new listener for another one",
         "fieldPath": ".identity",
+    },
+    {
+        "rule": "!has(self.console) || has(self.api)",
+        "message": "console needs api, which says who may use it",
+        "fieldPath": ".console",
     },
     {
         "rule": "!has(self.autoscaling) || self.autoscaling.maxReplicas <= self.shards",
@@ -172,6 +178,9 @@ pub struct ObserverListenerSpec {
     /// HTTP API for the history, dead letters and jobs, and who may use it. Left out, there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api: Option<HttpApi>,
+    /// Console, with pages for people beside the HTTP API, which it needs. Left out, there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub console: Option<Console>,
     /// Destinations that actions may connect to, and limits for them.
     #[serde(default)]
     pub egress: EgressRules,

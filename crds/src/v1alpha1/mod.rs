@@ -6,6 +6,7 @@
 mod action;
 mod api;
 mod autoscaling;
+mod console;
 mod egress;
 mod enrich;
 mod listener;
@@ -32,6 +33,7 @@ pub use action::{
 };
 pub use api::{DEFAULT_API_PORT, HttpApi, HttpApiToken, KubernetesAccess};
 pub use autoscaling::{Autoscaling, AutoscalingStatus};
+pub use console::Console;
 pub use egress::{EgressLimit, EgressProxy, EgressRules, OwnDatabaseLogin};
 pub(crate) use enrich::LOOKUP_KINDS;
 pub use enrich::{ActionCache, CacheDefaults, HttpLookup, InvalidateOn, Lookup, LookupCache};

@@ -1,15 +1,19 @@
 //! Validation of the HTTP API: the rules that its schema cannot say.
 
-use crate::config::{ApiConfig, ApiToken, Redacted};
+use crate::config::{ApiConfig, ApiToken, ConsoleConfig, Redacted};
 use crate::manifest::diagnostics::field;
-use crate::v1alpha1::{HttpApi, ValueSource};
+use crate::v1alpha1::{Console, HttpApi, ValueSource};
 use crate::validation::context::ValidationContext;
 
 const AT: &str = "/spec/api";
 const SHORTEST_TOKEN: usize = 16;
 
 /// Validates the HTTP API of a listener and returns its configuration.
-pub(crate) fn check(api: &HttpApi, context: &mut ValidationContext<'_>) -> ApiConfig {
+pub(crate) fn check(
+    api: &HttpApi,
+    console: Option<&Console>,
+    context: &mut ValidationContext<'_>,
+) -> ApiConfig {
     if api.tokens.is_empty() && api.kubernetes.is_none() {
         context.missing_field(
             AT,
@@ -42,6 +46,9 @@ pub(crate) fn check(api: &HttpApi, context: &mut ValidationContext<'_>) -> ApiCo
     ApiConfig {
         tokens,
         kubernetes: api.kubernetes.is_some(),
+        console: console.map(|console| ConsoleConfig {
+            read_only: console.read_only,
+        }),
     }
 }
 

@@ -55,6 +55,12 @@ pub(crate) fn check(
         );
     }
     check_identity(spec, meta, context);
+    if spec.console.is_some() && spec.api.is_none() {
+        context.error(
+            "/spec/console",
+            "needs spec.api, which says who may use it; on a laptop, leave both out and run with `--console`",
+        );
+    }
     if let Some(autoscaling) = spec.autoscaling {
         check_autoscaling(autoscaling, spec.shards, context);
     }
@@ -106,7 +112,10 @@ pub(crate) fn check(
             let at = "/spec/deadLetters/retention";
             context.check_range(at, retention, SHORTEST_KEPT, LONGEST_KEPT)
         }),
-        api: spec.api.as_ref().map(|one| api::check(one, context)),
+        api: spec
+            .api
+            .as_ref()
+            .map(|one| api::check(one, spec.console.as_ref(), context)),
         egress: egress::check(&spec.egress, context),
         queue: queue::check(spec, context),
         cache_ttl: enrich::ttl("/spec/cache", spec.cache.ttl, context),

@@ -41,6 +41,10 @@ pub(super) struct RunArgs {
         env = "OBSERVER_API_LISTEN"
     )]
     api_listen: String,
+    /// Serve the console beside the HTTP API, and print the link to it. A listener without `spec.api` gets both,
+    /// for a token that only this link holds
+    #[arg(long, env = "OBSERVER_CONSOLE", conflicts_with = "bundle")]
+    console: bool,
 }
 
 /// Arguments of a pod, from its environment.
@@ -67,6 +71,11 @@ struct PodArgs {
 
 /// Runs until SIGTERM or SIGINT, then drains.
 pub(super) async fn run(args: RunArgs, worker_mode: WorkerMode) -> Result<(), CliError> {
+    if args.console && args.api_listen == "off" {
+        return Err(CliError::Config(
+            "--console needs an address: leave out --api-listen off".to_owned(),
+        ));
+    }
     let listen = address("--listen", &args.listen, "127.0.0.1:9464")?;
     let api_listen = address("--api-listen", &args.api_listen, "127.0.0.1:9465")?;
     if args.files.is_bundle() {
@@ -101,7 +110,8 @@ pub(super) async fn run(args: RunArgs, worker_mode: WorkerMode) -> Result<(), Cl
                 .to_owned(),
         ));
     }
-    run_files(&args.files, (listen, api_listen), worker_mode).await
+    let addresses = (listen, api_listen);
+    run_files(&args.files, addresses, args.console, worker_mode).await
 }
 
 /// Parses an address to listen on; `off` is none.
@@ -120,6 +130,7 @@ fn address(name: &str, text: &str, example: &str) -> Result<Option<SocketAddr>, 
 async fn run_files(
     files: &FileArgs,
     (listen, api_listen): (Option<SocketAddr>, Option<SocketAddr>),
+    console: bool,
     worker_mode: WorkerMode,
 ) -> Result<(), CliError> {
     let hangup = signal(SignalKind::hangup())?;
@@ -131,6 +142,7 @@ async fn run_files(
         member: process::member(),
         listen,
         api_listen,
+        console,
         metrics: None,
         metrics_access: MetricsAccess::default(),
     };

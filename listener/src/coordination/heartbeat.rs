@@ -75,6 +75,9 @@ pub struct MemberState {
     pub cache: Option<CacheStats>,
 }
 
+/// A minute, and the activity that was stored in it.
+type StoredActivity = (i64, Vec<MinuteActivity>);
+
 /// Heartbeat of this process.
 #[derive(Clone, Debug)]
 pub(crate) struct Heartbeat {
@@ -86,7 +89,7 @@ pub(crate) struct Heartbeat {
     clock_offset: Gauge,
     activity: Activity,
     /// The activity that is stored, and the minute in which it was.
-    stored: Arc<Mutex<Option<(i64, Vec<MinuteActivity>)>>>,
+    stored: Arc<Mutex<Option<StoredActivity>>>,
 }
 
 impl Heartbeat {
@@ -255,11 +258,7 @@ impl Heartbeat {
 }
 
 /// Returns whether the activity is to be stored in a minute, given what was stored before and in which.
-fn is_due(
-    stored: Option<&(i64, Vec<MinuteActivity>)>,
-    minute: i64,
-    activity: &[MinuteActivity],
-) -> bool {
+fn is_due(stored: Option<&StoredActivity>, minute: i64, activity: &[MinuteActivity]) -> bool {
     match stored {
         None => !activity.is_empty(),
         Some((stored_in, stored)) => *stored_in < minute && stored != activity,

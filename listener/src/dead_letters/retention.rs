@@ -25,7 +25,7 @@ const SLOW_RUN_FACTOR: u32 = 20;
 /// Time after a start before processed deliveries are purged.
 const PURGE_DELAY: Duration = Duration::from_hours(1);
 
-/// Interval between two purges of the audit.
+/// Interval between two purges of the audit and of sessions of the console that are over.
 const AUDIT_INTERVAL: Duration = Duration::from_hours(1);
 
 /// Most dead letters that one statement deletes.
@@ -51,9 +51,15 @@ pub(crate) async fn run_retention(
                 tracing::debug!(%error, "cannot purge processed deliveries; retrying");
             }
             if audit_due <= began {
-                match timeout(RUN_TIMEOUT, audit::purge(&pool, &listener)).await {
+                let purge = async {
+                    let sessions = console::delete_expired(&pool, &listener).await;
+                    audit::purge(&pool, &listener).await.and(sessions)
+                };
+                match timeout(RUN_TIMEOUT, purge).await {
                     Ok(Ok(())) => audit_due = began + AUDIT_INTERVAL,
-                    Ok(Err(error)) => tracing::debug!(%error, "cannot purge the audit; retrying"),
+                    Ok(Err(error)) => {
+                        tracing::debug!(%error, "cannot purge the audit, or sessions that are over; retrying");
+                    }
                     Err(_) => tracing::debug!("purge of the audit timed out"),
                 }
             }

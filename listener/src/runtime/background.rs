@@ -11,8 +11,9 @@ use tokio_util::task::AbortOnDropHandle;
 use super::error::RunError;
 use super::supervisor::ProcessOptions;
 use crate::otlp::{self, LogSending};
-use crate::server::{self, AppState, HttpApi};
+use crate::server::{self, AppState, ConsoleLink, HttpApi};
 use crate::trace;
+use program::logs;
 
 /// How long open requests and connections may delay the end of a process or of a session.
 pub(super) const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
@@ -75,12 +76,33 @@ pub(super) async fn serve_http(
         "serving /healthz, /readyz, /status and /metrics"
     );
     let (sources, done) = (sources.clone(), done.clone());
+    if with_api {
+        let (api, mut access) = (sources.api.clone(), sources.api.access());
+        let stopped = done.clone().cancelled_owned();
+        tasks.spawn(async move {
+            tokio::select! {
+                Ok(_) = access.wait_for(Option::is_some) => say_console(&api, at),
+                () = stopped => {}
+            }
+            Ok(())
+        });
+    }
     tasks.spawn(async move {
         server::serve(socket, sources, with_api, done)
             .await
             .map_err(failed)
     });
     Ok(())
+}
+
+/// Says where the console is, if there is one. A link that holds a token goes to the terminal alone: logs are
+/// kept and sent on.
+fn say_console(api: &HttpApi, at: SocketAddr) {
+    match api.console_link(at) {
+        Some(ConsoleLink::Open(link)) => tracing::info!(console = link, "serving the console"),
+        Some(ConsoleLink::LogsIn(link)) => logs::say(&format!("The console is at {link}\n")),
+        None => {}
+    }
 }
 
 /// Serves the HTTP API on an address until `done`, while the listener has one. Deliveries never depend on
@@ -121,6 +143,7 @@ pub(super) async fn serve_api(
             api = format!("http://{at}/api/observers"),
             "serving the HTTP API"
         );
+        say_console(&api, at);
         let end = done.child_token();
         let _end = end.clone().drop_guard();
         tokio::select! {

@@ -150,6 +150,7 @@ pub async fn run(options: PodOptions, stop: CancellationToken) -> Result<(), Clu
         member: options.member,
         listen: options.listen,
         api_listen: options.api_listen,
+        console: false,
         metrics: None,
         metrics_access: if options.authorize_metrics {
             MetricsAccess::authorized(&client, metrics_access::MAX_AGE, ASKING)

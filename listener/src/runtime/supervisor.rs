@@ -49,6 +49,8 @@ pub struct ProcessOptions {
     /// Address of the HTTP API, served while the listener has one; it is not served if absent. It may be
     /// that of health checks.
     pub api_listen: Option<SocketAddr>,
+    /// Whether there is a console whatever the listener says.
+    pub console: bool,
     /// Metrics that the caller reads as well; the process has its own if absent.
     pub metrics: Option<Metrics>,
     /// Who may read them over HTTP.
@@ -90,6 +92,9 @@ async fn run_named<S: ConfigSource>(
     };
     let mut sources = AppState::new(metrics, options.member.name.as_str());
     sources.metrics_access = options.metrics_access.clone();
+    if options.console {
+        sources.api.ask_for_console();
+    }
     let mut tasks: JoinSet<Result<(), RunError>> = JoinSet::new();
     let done = CancellationToken::new();
     let logs = start_logs(options, &sources);

@@ -23,6 +23,7 @@ use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::status::StatusReporter;
 use crate::trace::spans::Spans;
+pub(crate) use api::ConsoleLink;
 pub use api::HttpApi;
 
 /// State that the handlers share, and that the rest of the process updates.

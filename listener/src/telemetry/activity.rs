@@ -54,7 +54,7 @@ impl Activity {
     pub(crate) fn note_lag(&self, now: DateTime<Utc>, seconds: u64) {
         if seconds > 0 {
             self.count(now, |minute| {
-                minute.lag_seconds = minute.lag_seconds.max(seconds)
+                minute.lag_seconds = minute.lag_seconds.max(seconds);
             });
         }
     }

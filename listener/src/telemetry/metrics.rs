@@ -277,12 +277,18 @@ pub struct Metrics {
     pub backfill: BackfillMetrics,
 }
 
+/// Creates the registry of a listener's process.
+fn registry_of(listener: &str) -> Result<Registry, prometheus::Error> {
+    let labels = [("listener".to_owned(), listener.to_owned())].into();
+    let registry = Registry::new_custom(Some("observer".to_owned()), Some(labels))?;
+    registry.register_process()?;
+    Ok(registry)
+}
+
 impl Metrics {
     /// Registers the metrics, each with the listener's name as a label.
     pub fn new(listener: &str) -> Result<Self, prometheus::Error> {
-        let labels = [("listener".to_owned(), listener.to_owned())].into();
-        let registry = Registry::new_custom(Some("observer".to_owned()), Some(labels))?;
-        registry.register_process()?;
+        let registry = registry_of(listener)?;
         let counter = |name: &str, help: &str| registered(&registry, IntCounter::new(name, help)?);
         let counters = |name: &str, help: &str, by: &[&str]| {
             registered(&registry, IntCounterVec::new(Opts::new(name, help), by)?)

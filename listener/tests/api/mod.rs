@@ -8,7 +8,7 @@ mod contract;
 mod history;
 mod hostile;
 mod live_tail;
-mod shop;
+pub(crate) mod shop;
 mod tenants;
 
 use reqwest::{Client, Method, StatusCode};
@@ -146,7 +146,17 @@ async fn dead_letters_are_listed_shown_exported_redriven_and_dropped() {
         "{first}, then {second}"
     );
 
-    let one = api.get("/dead-letters?key=2").await;
+    assert_eq!(
+        (&first["count"], &second["count"]),
+        (&Value::Null, &Value::Null)
+    );
+    let counted = api
+        .get(&format!("/dead-letters?limit=1&before={next}&count=true"))
+        .await;
+    assert_eq!((ids(&counted).len(), &counted["count"]), (1, &json!(4)));
+
+    let one = api.get("/dead-letters?key=2&count=true").await;
+    assert_eq!(one["count"], 1);
     let id = ids(&one)[0];
     let full = api.get(&format!("/dead-letters/{id}")).await;
     assert_eq!(full["new"], json!({"id": 2}));

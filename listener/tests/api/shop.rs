@@ -10,13 +10,13 @@ use crate::support::told::letters;
 use crate::support::{TestDb, database, eventually_or};
 
 /// Orders of each tenant.
-pub(super) const ORDERS: usize = 5;
+pub(crate) const ORDERS: usize = 5;
 
 /// Tokens, one of each kind.
-pub(super) const ALL: &str = "operates-on-all-tenants";
-pub(super) const READER: &str = "reads-of-all-tenants";
-pub(super) const ACME: &str = "operates-on-acme-alone";
-pub(super) const GLOBEX: &str = "reads-of-globex-alone";
+pub(crate) const ALL: &str = "operates-on-all-tenants";
+pub(crate) const READER: &str = "reads-of-all-tenants";
+pub(crate) const ACME: &str = "operates-on-acme-alone";
+pub(crate) const GLOBEX: &str = "reads-of-globex-alone";
 
 /// An observer whose deliveries end at this path.
 fn observer(name: &str, tenant: Option<&str>, url: &str) -> String {
@@ -30,19 +30,19 @@ fn observer(name: &str, tenant: Option<&str>, url: &str) -> String {
 }
 
 /// The shop, its listener, and what the API answers.
-pub(super) struct Shop {
-    pub(super) db: TestDb,
-    pub(super) process: Process,
+pub(crate) struct Shop {
+    pub(crate) db: TestDb,
+    pub(crate) process: Process,
     /// Where the API is.
-    pub(super) address: String,
+    pub(crate) address: String,
     /// Files of the listener.
-    pub(super) config: Config,
+    pub(crate) config: Config,
     _sinks: [Sink; 2],
 }
 
 impl Shop {
     /// Opens it: every order is a dead letter of one observer, and a job of the observer of its tenant.
-    pub(super) async fn open() -> Self {
+    pub(crate) async fn open() -> Self {
         let db = database().await;
         db.run(
             "create table orders (id int primary key, tenant text, note text, card text);
@@ -64,7 +64,7 @@ impl Shop {
             token("globex", GLOBEX, "Read", ", tenant: globex"),
         ];
         let spec = format!(
-            "  search: {{postgres: {{}}, redact: [card]}}\n  api: {{tokens: [{}]}}\n",
+            "  search: {{postgres: {{}}, redact: [card]}}\n  api: {{tokens: [{}]}}\n  console: {{}}\n",
             tokens.join(", ")
         );
         let config = Config::new(&db.url, &spec, &observers);
@@ -121,7 +121,7 @@ impl Shop {
     }
 
     /// Makes a request, and again where it is one too many for a moment.
-    pub(super) async fn ask(
+    pub(crate) async fn ask(
         &self,
         token: &str,
         method: Method,
@@ -148,20 +148,20 @@ impl Shop {
     }
 
     /// Status and body of an answer.
-    pub(super) async fn get(&self, token: &str, path: &str) -> (u16, Value) {
+    pub(crate) async fn get(&self, token: &str, path: &str) -> (u16, Value) {
         let answer = self.ask(token, Method::GET, path, None).await;
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
     /// Body of an answer.
-    pub(super) async fn json(&self, token: &str, path: &str) -> Value {
+    pub(crate) async fn json(&self, token: &str, path: &str) -> Value {
         let (status, body) = self.get(token, path).await;
         assert_eq!(status, 200, "{path}: {body}");
         body
     }
 
     /// How many a change says that it changed.
-    pub(super) async fn change(&self, token: &str, path: &str, body: Value) -> u64 {
+    pub(crate) async fn change(&self, token: &str, path: &str, body: Value) -> u64 {
         let answer = self.ask(token, Method::POST, path, Some(body)).await;
         let (status, body) = (answer.status(), answer.json::<Value>().await.unwrap());
         assert_eq!(status, 200, "{path}: {body}");
@@ -171,7 +171,7 @@ impl Shop {
 }
 
 /// Texts of a field of all items.
-pub(super) fn texts(page: &Value, field: &str) -> Vec<String> {
+pub(crate) fn texts(page: &Value, field: &str) -> Vec<String> {
     let items = page["items"].as_array().unwrap().iter();
     let text = |one: &Value| match &one[field] {
         Value::String(text) => text.clone(),

@@ -86,7 +86,7 @@ fn values(name: &str, ids: &Ids) -> Vec<String> {
         "after" => &["globex", "0"],
         "wait" => &["0", "1"],
         "before" => &["1", "9223372036854775807"],
-        "facets" | "highlight" => &["true"],
+        "facets" | "highlight" | "count" => &["true"],
         "cursor" => return ids.cursors.clone(),
         other => panic!("no values for {other}"),
     };

@@ -32,6 +32,8 @@ pub(super) struct DeadLetterPage {
     items: Vec<DeadLetterRow>,
     /// `before` of the next page, if there is one.
     next: Option<i64>,
+    /// How many match in all, on this page and others, if `count` asks for it.
+    count: Option<i64>,
 }
 
 /// Dead letters to change, by their ids.
@@ -139,13 +141,22 @@ fn body_filter(call: &Call) -> Result<Option<DeadLetterFilter>, Problem> {
 pub(super) async fn list(call: Call) -> Result<Response, Problem> {
     let limit = call.query.size("limit");
     let before = call.query.integer("before").unwrap_or(i64::MAX);
-    let items = match query_filter(&call) {
-        Some(filter) => admin::list(&call.context.pool, &filter, before, limit.into()).await?,
-        None => Vec::new(),
+    let (pool, counts) = (&call.context.pool, call.query.flag("count"));
+    let (items, count) = match query_filter(&call) {
+        Some(filter) => {
+            let items = admin::list(pool, &filter, before, limit.into()).await?;
+            let count = if counts {
+                Some(admin::count(pool, &filter).await?)
+            } else {
+                None
+            };
+            (items, count)
+        }
+        None => (Vec::new(), counts.then_some(0)),
     };
     let full = items.len() == usize::try_from(limit).unwrap_or(usize::MAX);
     let next = items.last().filter(|_| full).map(|last| last.id);
-    json(&DeadLetterPage { items, next })
+    json(&DeadLetterPage { items, next, count })
 }
 
 pub(super) async fn show(call: Call) -> Result<Response, Problem> {

@@ -8,6 +8,7 @@ use super::audit::{self, AuditPage};
 use super::backfills::{self, BackfillId, BackfillList, NewBackfill};
 use super::breakers::{self, BreakersReset};
 use super::cache::{CacheList, Invalidated};
+use super::caller::{self, CallerInfo};
 use super::dead_letters::{self, DeadLetterPage, LINES};
 use super::endpoint::{Endpoint, Method, schema_of};
 use super::jobs::{self, JobPage};
@@ -48,7 +49,7 @@ const CHANGE: Endpoint = Endpoint {
 };
 
 /// All endpoints.
-pub(super) static ENDPOINTS: [Endpoint; 25] = [
+pub(super) static ENDPOINTS: [Endpoint; 26] = [
     Endpoint {
         id: "search",
         path: "/search",
@@ -69,6 +70,14 @@ pub(super) static ENDPOINTS: [Endpoint; 25] = [
         )),
         response: schema_of::<Document>,
         run: |call| Box::pin(events::show(call)),
+        ..READ
+    },
+    Endpoint {
+        id: "showCaller",
+        path: "/caller",
+        about: "Shows who the token belongs to, and what it admits to.",
+        response: schema_of::<CallerInfo>,
+        run: |call| Box::pin(caller::show(call)),
         ..READ
     },
     Endpoint {

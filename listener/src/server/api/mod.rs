@@ -10,6 +10,8 @@ mod auth;
 mod backfills;
 mod breakers;
 mod cache;
+mod caller;
+mod console_host;
 mod cursor;
 mod dead_letters;
 mod endpoint;
@@ -28,7 +30,8 @@ mod selection;
 mod tail;
 mod tokens;
 
-use std::sync::{Arc, Mutex};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use ::queue::JobQueue;
@@ -40,7 +43,9 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, any, get, post};
 use axum::{Extension, Router};
-use crds::config::{ApiConfig, ListenerConfig, SourceConfig};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use crds::config::{ApiConfig, ApiRole, ApiToken, ListenerConfig, Redacted, SourceConfig};
 use sqlx::PgPool;
 use tokio::sync::{OnceCell, watch};
 
@@ -51,6 +56,7 @@ use crate::live_tail::LiveTail;
 use crate::observers::Observers;
 use crate::sync::lock;
 use auth::{Auth, Caller};
+use console_host::ConsoleHost;
 use cursor::CursorKey;
 use endpoint::{Endpoint, Method};
 use endpoints::ENDPOINTS;
@@ -62,6 +68,9 @@ const BASE: &str = "/api/observers";
 
 /// Maximum length of a request's path and query.
 const MAX_URI_BYTES: usize = 8 * 1024;
+
+/// Name of the token of whoever started the process.
+const OWN_TOKEN_NAME: &str = "console";
 
 /// Timeout of a request, but for the body of its response. It is shorter than that of the server.
 const TIMEOUT: Duration = Duration::from_secs(28);
@@ -97,6 +106,8 @@ struct ApiContext {
     searches: Arc<SearchLimit>,
     responses: ResponseLimit,
     cursors: Arc<OnceCell<CursorKey>>,
+    /// Key of the console's sessions.
+    sessions: Arc<OnceCell<[u8; 32]>>,
     live: Arc<LiveTail>,
 }
 
@@ -116,6 +127,17 @@ struct Shared {
     context: Mutex<Option<ApiContext>>,
     /// Who may use it, if the listener has one.
     access: watch::Sender<Option<Arc<ApiConfig>>>,
+    /// The token of whoever started the process, if it was asked for a console.
+    own_token: OnceLock<Redacted>,
+}
+
+/// Link to the console.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum ConsoleLink {
+    /// One that asks for a token.
+    Open(String),
+    /// One that holds a token, behind `#`, where browsers keep it to themselves.
+    LogsIn(String),
 }
 
 /// Guard that turns the API off when it is dropped.
@@ -132,11 +154,57 @@ impl Drop for ApiGuard {
 impl HttpApi {
     /// Takes note of whether the listener has an API, which is served while it does, and of who may use it.
     pub(crate) fn configure(&self, listener: &ListenerConfig) {
-        let access = listener.api.clone().map(Arc::new);
+        let access = self.access_of(listener).map(Arc::new);
         if let (Some(context), Some(access)) = (&mut *lock(&self.0.context), &access) {
             context.auth = Arc::new(context.auth.changed_to(access));
         }
         self.0.access.send_replace(access);
+    }
+
+    /// Asks for a console, with whatever listener. One without `spec.api` gets it too, for the token that is
+    /// returned by [`HttpApi::own_token`].
+    pub(crate) fn ask_for_console(&self) {
+        let random: [u8; 32] = rand::random();
+        let token = Redacted::new(URL_SAFE_NO_PAD.encode(random));
+        self.0.own_token.get_or_init(|| token);
+    }
+
+    /// Returns who may use the API of a listener.
+    fn access_of(&self, listener: &ListenerConfig) -> Option<ApiConfig> {
+        let Some(token) = self.0.own_token.get() else {
+            return listener.api.clone();
+        };
+        let mut access = listener.api.clone().unwrap_or_else(|| ApiConfig {
+            tokens: vec![ApiToken {
+                name: OWN_TOKEN_NAME.to_owned(),
+                token: token.clone(),
+                role: ApiRole::Operate,
+                tenant: None,
+            }],
+            kubernetes: false,
+            console: None,
+        });
+        access.console.get_or_insert_default();
+        Some(access)
+    }
+
+    /// Returns the link to the console on an address that this process listens on, if there is one.
+    pub(crate) fn console_link(&self, mut at: SocketAddr) -> Option<ConsoleLink> {
+        let access = self.0.access.borrow().clone()?;
+        access.console?;
+        if at.ip().is_unspecified() {
+            at.set_ip(Ipv4Addr::LOCALHOST.into());
+        }
+        let base = console::BASE;
+        let own = self.0.own_token.get();
+        Some(
+            match own.filter(|own| access.tokens.iter().any(|one| one.token == **own)) {
+                Some(token) => {
+                    ConsoleLink::LogsIn(format!("http://{at}{base}/login#token={}", token.reveal()))
+                }
+                None => ConsoleLink::Open(format!("http://{at}{base}")),
+            },
+        )
     }
 
     /// Returns who may use the API, if the listener has one, as that changes.
@@ -162,6 +230,7 @@ impl HttpApi {
                 searches: Arc::default(),
                 responses: ResponseLimit::default(),
                 cursors: Arc::default(),
+                sessions: Arc::default(),
             }));
         }
         Ok(ApiGuard(self.clone()))
@@ -187,8 +256,15 @@ fn composer(listener: &ListenerConfig) -> Composer {
     }
 }
 
-/// Returns the routes, all of which need a token.
+/// Returns the routes of the API and of the console.
 pub(super) fn routes(api: HttpApi) -> Router {
+    let api_routes = api_routes(api.clone());
+    let host: Arc<dyn console::Host> = Arc::new(ConsoleHost::new(api, api_routes.clone()));
+    api_routes.merge(console::router(&host))
+}
+
+/// Returns the routes of the API, all of which need a token.
+fn api_routes(api: HttpApi) -> Router {
     let mut all = Router::new();
     for path in paths() {
         let of_path = ENDPOINTS.iter().filter(|one| one.path == path);
@@ -259,6 +335,7 @@ async fn admitted(api: &HttpApi, mut request: Request, next: Next) -> Response {
         )
         .into_response();
     };
+    let method = request.method().clone();
     let answer = async {
         let caller = match context.auth.authenticate(request.headers()).await {
             Ok(caller) => caller,
@@ -270,6 +347,6 @@ async fn admitted(api: &HttpApi, mut request: Request, next: Next) -> Response {
     };
     match tokio::time::timeout(TIMEOUT, answer).await {
         Ok(response) => response,
-        Err(_) => Problem::timed_out().into_response(),
+        Err(_) => Problem::timed_out(&method).into_response(),
     }
 }

@@ -6,7 +6,7 @@ use ::queue::QueueError;
 use ::search::SearchError;
 use axum::Json;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -40,6 +40,11 @@ impl Problem {
             position: None,
             retry_after: None,
         }
+    }
+
+    /// Returns the status of the response.
+    pub(super) fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
     pub(super) fn not_found(detail: impl Into<String>) -> Self {
@@ -97,8 +102,13 @@ impl Problem {
     }
 
     /// A request that took too long.
-    pub(super) fn timed_out() -> Self {
-        Self::unavailable("the request took too long; ask for less at once")
+    pub(super) fn timed_out(method: &Method) -> Self {
+        Self::unavailable(if method.is_safe() {
+            "the request took too long; ask for less at once"
+        } else {
+            "the change took too long to wait for: it may have been made, or go on; look at what there is before \
+             you repeat it"
+        })
     }
 }
 
@@ -166,7 +176,7 @@ impl From<EventsError> for Problem {
         match error {
             EventsError::Database(error) => error.into(),
             EventsError::NotAnId(_) => Self::not_found(error.to_string()),
-            EventsError::TooSlow => Self::timed_out(),
+            EventsError::TooSlow => Self::timed_out(&Method::GET),
             EventsError::Log(error) => {
                 tracing::warn!(%error, "HTTP API: the change log cannot be read");
                 Self::unavailable("the change log cannot be read; the listener's log says why")

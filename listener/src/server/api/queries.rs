@@ -44,7 +44,17 @@ pub(super) const DEAD_LETTER_FILTERS: [Parameter; 8] =
 
 /// Filters and pages of dead letters.
 pub(super) const DEAD_LETTER_PAGE: &[Parameter] = &[
-    OBSERVER, ACTION, KIND, ENTITY, KEY, TENANT, SINCE, UNTIL, LIMIT, BEFORE,
+    OBSERVER,
+    ACTION,
+    KIND,
+    ENTITY,
+    KEY,
+    TENANT,
+    SINCE,
+    UNTIL,
+    LIMIT,
+    BEFORE,
+    parameter("count", Kind::Flag, "Whether to count all that match."),
 ];
 
 /// Pages of the live tail.
