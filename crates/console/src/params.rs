@@ -71,7 +71,7 @@ impl Params {
         format!("{path}?{}", self.encode())
     }
 
-    /// Returns these parameters as a query, which is ASCII whatever they hold.
+    /// Returns these parameters as a query, which is always ASCII.
     pub(crate) fn encode(&self) -> String {
         Serializer::new(String::new())
             .extend_pairs(self.pairs())

@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_text_whatever_it_holds() {
+    fn any_text_is_shown_as_text() {
         let shown = |text: &str| super::text(text).into_string();
         assert_eq!(
             shown("<script>alert(1)</script>"),

@@ -129,7 +129,7 @@ pub(crate) static CANCEL: Act = Act {
     word: Some("cancel"),
     path: "/jobs/cancel",
     effect: "The listener deletes them, and no dead letter is left of them. What runs is cut off; an attempt that \
-             is under way may still arrive.",
+             is in flight may still arrive.",
     undo: "It cannot be undone.",
     done: |what| format!("{what} cancelled."),
     target: Target::Jobs,

@@ -84,7 +84,7 @@ fn table(caches: &Caches) -> Markup {
                     }
                 } } }
             } }
-            p.hint { "joined: an equal one was under way · miss: looked up · refreshed: looked up before its time was over · \
+            p.hint { "joined: an equal one was in flight · miss: looked up · refreshed: looked up before its time was over · \
                       stale: the lookup failed · bypassed: it was not known whether a result holds" }
         }
     }

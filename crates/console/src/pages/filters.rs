@@ -29,7 +29,7 @@ pub(super) enum Values {
 }
 
 /// Returns the parameters that a list asks the API with: all but what says what was done, so that the API refuses
-/// those that it does not know.
+/// unknown ones.
 pub(super) fn asked(visit: &Visit) -> Params {
     let without = |params: Params, name: &&str| params.with(name, None);
     OF_NOTICE.iter().fold(visit.query.clone(), without)

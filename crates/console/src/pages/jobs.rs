@@ -1,4 +1,4 @@
-//! Jobs: deliveries that wait in the queue, or are under way.
+//! Jobs: deliveries that wait in the queue, or run.
 
 use axum::response::Response;
 use chrono::{DateTime, Utc};
@@ -104,7 +104,7 @@ fn acts(visit: &Visit, known: &Params) -> Markup {
             @if state.is_none() { (CANCEL.all(visit, known)) }
         }
         @if state.is_some() && CANCEL.is_for(visit) {
-            p.hint { "Many jobs are cancelled whatever their state: to cancel them, leave the state out." }
+            p.hint { "Many jobs are cancelled in any state: to cancel them, leave the state out." }
         }
     }
 }

@@ -4,32 +4,23 @@
 
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
-use axum::{Json, Router};
-use chrono::DateTime;
 use serde_json::Value;
 
-use crate::api::Api;
-use crate::params::Params;
-use crate::visit::{Caller, Visit};
+use super::fixture::{self, Answers};
+use crate::visit::Visit;
 
 /// Returns the visit of a page, to whose every request the API responds with this.
 pub(super) fn visit(page: &'static str, id: &str, status: StatusCode, body: Value) -> Visit {
-    let page = Uri::from_static(page);
-    let routes = Router::new().fallback(async move || (status, Json(body)));
-    let caller = Caller {
-        name: "ann".to_owned(),
-        tenant: None,
-        operate: true,
+    let query = Uri::from_static(page)
+        .query()
+        .unwrap_or_default()
+        .to_owned();
+    let answer = (status, body);
+    let answers = Answers {
+        get: answer.clone(),
+        post: answer,
     };
-    Visit {
-        api: Api::new(routes, "a-token").unwrap(),
-        caller,
-        listener: "shop/shop".into(),
-        id: id.to_owned(),
-        query: Params::parse(page.query().unwrap_or_default().as_bytes()),
-        form: Params::default(),
-        now: DateTime::from_timestamp(1_800_000_000, 0).unwrap(),
-    }
+    fixture::visit(id, &query, "", answers).0
 }
 
 /// Returns the status and the body of a response.
